@@ -1,0 +1,45 @@
+# The one door: `make demo`, `make test`, `make check`, `make bench`, `make hil`.
+# Two environments: .venv has everything, .venv-runtime only what a board has (no torch).
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+JOBS ?= 2
+
+.PHONY: demo test check lint types bench hil clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prove it with the runtime
+	.venv/bin/edgedistill fit --profile rpi4 --out build/demo
+	.venv-runtime/bin/edgedistill-run bench build/demo/model.edge --max-seconds 10
+
+test: lint types .venv/installed ## everything but boards
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil
+	.venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
+
+check: lint types ## the fast inner loop
+	.venv/bin/python -m pytest -n $(JOBS) --ignore tests/hil -m "not slow and not end_to_end" -q
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
+
+types: .venv/installed
+	.venv/bin/mypy
+
+bench: .venv/installed ## timings, as ratios against the bare engine; JSON under benchmarks/
+	.venv/bin/python benchmarks/runtime_overhead.py --python .venv-runtime/bin/python
+
+hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
+	.venv/bin/python -m pytest tests/hil --require-boards
+
+.venv/installed: pyproject.toml runtime/pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) -e 'runtime[onnx,image]' -e '.[dev]' # this order: pip 23 finds the pinned runtime only so
+	$(PYTHON) -m venv .venv-runtime
+	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx]' pytest pytest-xdist
+	touch $@
+
+clean:
+	rm -rf .venv .venv-runtime build dist

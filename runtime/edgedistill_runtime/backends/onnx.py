@@ -1,0 +1,81 @@
+"""onnxruntime as a backend: verified bytes in, one thread and no arena unless the manifest says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from numpy.typing import NDArray
+
+from edgedistill_runtime.errors import BundleError, EngineError
+from edgedistill_runtime.manifest import Backend, Tensor
+from edgedistill_runtime.modelcheck import check_onnx
+
+_TYPES = {f"tensor({onnx})": name for onnx, name in [("float", "float32"), ("uint8", "uint8")]}
+_TYPES |= {f"tensor({name})": name for name in ("int8", "int16", "int32", "int64")}
+_LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+
+
+class OnnxSession:
+    """A model in onnxruntime's CPU provider."""
+
+    engine = "onnxruntime"
+
+    def __init__(self, data: bytes, settings: Backend) -> None:
+        check_onnx(data)
+        if settings.graph_optimization not in _LEVELS:
+            raise BundleError(f"no graph optimization level {settings.graph_optimization!r}")
+        import onnxruntime as ort
+
+        ort.set_default_logger_severity(4)  # errors reach the user as exceptions, once
+        self.version: str = ort.__version__
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = getattr(
+            ort.GraphOptimizationLevel, _LEVELS[settings.graph_optimization]
+        )
+        options.enable_cpu_mem_arena = settings.arena
+        options.log_severity_level = 4
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "1" if settings.spinning else "0"
+        )
+        try:
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a dozen types, most of them not exported
+            raise EngineError(
+                f"onnxruntime {ort.__version__} does not accept the model: {_first_line(error)}"
+            ) from error
+        self.inputs = tuple(map(_tensor, self._session.get_inputs()))
+        self.outputs = tuple(map(_tensor, self._session.get_outputs()))
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            return cast(list[NDArray[Any]], self._session.run(None, inputs))
+        except Exception as error:
+            raise EngineError(f"onnxruntime could not run the model: {_first_line(error)}") from error
+
+
+def open_session(data: bytes, settings: Backend) -> OnnxSession:
+    """Load a model.  Raises BundleError (not allowed in a bundle) or EngineError."""
+    try:
+        return OnnxSession(data, settings)
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime cannot be imported ({error}); "
+            "install it with: pip install 'edgedistill-runtime[onnx]'"
+        ) from error
+
+
+def _tensor(value: Any) -> Tensor:
+    shape = tuple(size if isinstance(size, int) else 0 for size in value.shape)
+    return Tensor(value.name, _TYPES.get(value.type, value.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,214 @@
+"""`edgedistill-run`: the commands of the board.  No decisions are made here, only said.
+
+Exit codes: 0 within budget, 1 over budget, 2 cannot run, 3 inconclusive or invalid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from edgedistill_runtime import __version__
+from edgedistill_runtime.errors import EdgeDistillError
+
+if TYPE_CHECKING:
+    from edgedistill_runtime.bench import BenchResult
+
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line, last on stdout.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Run EdgeDistill bundles on this board, and prove their budget.
+
+    A bundle (model.edge) is written by `edgedistill fit` on the host.  Exit codes: 0 within budget,
+    1 over budget, 2 cannot run, 3 inconclusive or invalid.
+    """
+
+
+@cli.command()
+@BUNDLE
+@click.option("--latency-ms", type=float, help="Override the limit at the budget's percentile.")
+@click.option("--percentile", type=click.IntRange(1, 99), help="Percentile of --latency-ms.")
+@click.option("--peak-ram-mib", type=float, help="Override the limit of the process's peak memory.")
+@click.option("--size-mib", type=float, help="Override the limit of the bundle's size.")
+@click.option("--cold-start-ms", type=float, help="Limit from process start to the first result.")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0.1),
+    default=30,
+    show_default=True,
+    help="Most time spent on the latency runs.",
+)
+@JSON
+def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | None) -> None:
+    """Measure a bundle on this machine against its budget.
+
+    Golden outputs must agree first.  Then latency, memory and cold start, each in its own process.
+    Exit 0 PASS, 1 FAIL, 3 INCONCLUSIVE or INVALID.
+    """
+    from edgedistill_runtime.bench import bench as measure
+
+    for name, value in overrides.items():
+        if value is not None and not value > 0:
+            raise click.BadParameter("a limit must be over 0", param_hint=f"--{name.replace('_', '-')}")
+    result = measure(bundle, overrides, max_seconds)
+    _print_bench(result)
+    if as_json:
+        click.echo(result.to_json())
+    sys.exit(result.exit_code)
+
+
+@cli.command()
+@BUNDLE
+@click.argument("inputs", nargs=-1, required=True)
+def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
+    """Classify INPUTS: .npy, .jsonl or image files, folders of them, or - for JSON Lines on stdin.
+
+    A line of input is {"id": "…", "input": [[…]]}.  Prints one JSON object a line; a bad input is an
+    object with "error", and the exit code is then 2.
+    """
+    from edgedistill_runtime.errors import InputError
+    from edgedistill_runtime.inputs import read_items
+    from edgedistill_runtime.model import load
+
+    model = load(bundle)
+    failed = False
+    for source in inputs:
+        for item in read_items(source, sys.stdin, model.manifest.sample):
+            row: dict[str, Any]
+            try:
+                if item.sample is None:
+                    raise InputError(str(item.error))
+                row = {"id": item.id, **dataclasses.asdict(model.predict(item.sample))}
+            except InputError as error:
+                failed, row = True, {"id": item.id, "error": str(error)}
+            click.echo(json.dumps(row, ensure_ascii=False))
+    sys.exit(2 if failed else 0)
+
+
+@cli.command()
+@BUNDLE
+@click.argument("split", type=click.Path(path_type=Path))
+@JSON
+def evaluate(bundle: Path, split: Path, as_json: bool) -> None:
+    """The metric of a bundle over a labelled SPLIT (.npz with x and y), on this machine."""
+    from edgedistill_runtime.evaluate import evaluate as measure
+
+    result = measure(bundle, split)
+    _say(f"{result.metric} {result.value:.4f} over {result.samples} samples")
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(result)))
+
+
+@cli.command()
+@BUNDLE
+@JSON
+def inspect(bundle: Path, as_json: bool) -> None:
+    """What a bundle is and promises.  Checks its files, and needs no engine."""
+    from edgedistill_runtime import bundle as bundles
+
+    opened = bundles.read(bundle)
+    if as_json:
+        click.echo(json.dumps({"id": opened.id, **dataclasses.asdict(opened.manifest)}))
+        return
+    m = opened.manifest
+    limits = {k: v for k, v in dataclasses.asdict(m.budget).items() if v is not None}
+    for name, value in {
+        "name": f"{m.name}, version {m.version}",
+        "id": opened.id,
+        "task": f"{m.task}, {len(m.labels)} labels",
+        "sample": f"{m.sample.kind}, {m.sample.dtype} {list(m.sample.shape)}",
+        "model": f"{m.backend.name}, {m.precision}, {m.backend.threads} thread(s)",
+        "size": f"{opened.size / 2**20:.3f} MiB in {len(m.files) + 1} files",
+        m.accuracy.metric: f"{m.accuracy.student:.4f} (teacher {m.accuracy.teacher:.4f}, "
+        f"{m.accuracy.samples} test samples)",
+        "budget": f"{m.board.profile}: " + ", ".join(f"{k} {v:g}" for k, v in limits.items()),
+        "signed": "no" if opened.signature is None else "yes",
+    }.items():
+        click.echo(f"{name:9} {value}")
+
+
+@cli.command()
+@BUNDLE
+@JSON
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check a bundle's files, its model, and its golden outputs on this machine."""
+    from edgedistill_runtime.model import load
+
+    model = load(bundle)
+    difference = model.check_golden()
+    m = model.manifest
+    _say(
+        f"{m.name} version {m.version}: {len(m.files)} files as packed; {m.golden.count} golden outputs "
+        f"within {difference:.2g} (at most {m.golden.atol:.2g}) on {model.engine} {model.engine_version}"
+    )
+    if as_json:
+        click.echo(json.dumps({"id": model.bundle_id, "golden_difference": difference}))
+
+
+def _print_bench(result: BenchResult) -> None:
+    timing = result.latency_ms
+    _say(
+        f"golden   outputs agree within {result.golden_difference:.2g} ({result.engine})\n"
+        f"latency  p50 {timing['p50']:.4f}  p95 {timing['p95']:.4f}  p99 {timing['p99']:.4f} ms  "
+        f"({timing['runs']} runs after {timing['warm_up_runs']} to warm up)\n"
+        f"board    {result.board or 'unknown'}{' (emulated)' if result.emulated else ''}, "
+        f"budget of {result.profile}\n"
+    )
+    _say(f"{'budget':<18}{'limit':>10}{'value':>10}  {'standing':<19}ok")
+    for line in result.budget:
+        ok = {True: "yes", False: "NO", None: "?"}[line.ok]
+        value = "-" if line.value is None else f"{line.value:.4g}"
+        _say(f"{line.name:<18}{line.limit:>10.4g}{value:>10}  {line.standing:<19}{ok}")
+    _say(f"\n{result.verdict}: {result.reason}")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main() -> NoReturn:
+    """Entry point of `edgedistill-run`."""
+    run_command(cli, "edgedistill-run")
+
+
+def run_command(command: click.Group, program: str) -> NoReturn:
+    """Run a command line; every expected error becomes one sentence on stderr and an exit code."""
+    try:
+        command.main(prog_name=program, standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except click.ClickException as error:
+        code = _fail(program, error.format_message(), 2)
+    except EdgeDistillError as error:
+        code = _fail(program, str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
+        code = 0
+    except MemoryError:
+        code = _fail(program, "out of memory", 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _fail(program, f"{where}{error.strerror or error}", 2)
+    sys.exit(code)
+
+
+def _fail(program: str, sentence: str, code: int) -> int:
+    _say(f"{program}: {' '.join(sentence.split())}")
+    return code
+
+
+if __name__ == "__main__":
+    main()

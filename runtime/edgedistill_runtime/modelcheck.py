@@ -1,0 +1,288 @@
+"""What an ONNX file may hold, checked on the raw protobuf before an engine sees a byte of it.
+
+Standard library only.  The walk follows a closed list of messages and fields: whatever is not on it
+(functions, subgraphs, sparse tensors, external data, training info, fields of a later ONNX) is
+refused by name.  None of the listed messages can contain itself, so there is nothing to recurse into.
+Field numbers: onnx/onnx.proto at ONNX 1.23 (IR version 13).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from edgedistill_runtime.errors import BundleError
+
+MAX_FIELDS = 300_000
+MAX_TENSOR_ELEMENTS = 1 << 29
+MAX_WINDOW = 4096  # no kernel, stride, dilation or pad of a real network is larger
+MIN_OPSET, MAX_OPSET = 13, 25
+MAX_IR_VERSION = 13
+
+OPERATORS = {
+    "": frozenset(
+        "Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Dropout Erf Flatten Gather "
+        "Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LayerNormalization "
+        "LeakyRelu MatMul MaxPool Mul Pow QuantizeLinear ReduceMean Relu Reshape Sigmoid Slice Softmax "
+        "Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
+    ),
+    "com.microsoft": frozenset(
+        "DequantizeLinear DynamicQuantizeMatMul MatMulNBits QGemm QLinearAdd QLinearConcat "
+        "QLinearGlobalAveragePool QLinearMul QuantizeLinear".split()
+    ),
+}
+_OPERATOR_ALIASES = {"ai.onnx": ""}
+
+# field number -> (name, kind); a kind is a message's name, or one of the scalars below
+_MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
+    "ModelProto": {
+        1: ("ir_version", "int"),
+        2: ("producer_name", "bytes"),
+        3: ("producer_version", "bytes"),
+        4: ("domain", "bytes"),
+        5: ("model_version", "int"),
+        6: ("doc_string", "bytes"),
+        7: ("graph", "GraphProto"),
+        8: ("opset_import", "OperatorSetIdProto"),
+        14: ("metadata_props", "StringStringEntryProto"),
+    },
+    "OperatorSetIdProto": {1: ("domain", "bytes"), 2: ("version", "int")},
+    "StringStringEntryProto": {1: ("key", "bytes"), 2: ("value", "bytes")},
+    "GraphProto": {
+        1: ("node", "NodeProto"),
+        2: ("name", "bytes"),
+        5: ("initializer", "TensorProto"),
+        10: ("doc_string", "bytes"),
+        11: ("input", "ValueInfoProto"),
+        12: ("output", "ValueInfoProto"),
+        13: ("value_info", "ValueInfoProto"),
+        16: ("metadata_props", "StringStringEntryProto"),
+    },
+    "NodeProto": {
+        1: ("input", "bytes"),
+        2: ("output", "bytes"),
+        3: ("name", "bytes"),
+        4: ("op_type", "bytes"),
+        5: ("attribute", "AttributeProto"),
+        6: ("doc_string", "bytes"),
+        7: ("domain", "bytes"),
+        8: ("overload", "bytes"),
+        9: ("metadata_props", "StringStringEntryProto"),
+    },
+    "AttributeProto": {
+        1: ("name", "bytes"),
+        2: ("f", "float"),
+        3: ("i", "int"),
+        4: ("s", "bytes"),
+        5: ("t", "TensorProto"),
+        7: ("floats", "float"),
+        8: ("ints", "int"),
+        9: ("strings", "bytes"),
+        13: ("doc_string", "bytes"),
+        20: ("type", "int"),
+    },
+    "TensorProto": {
+        1: ("dims", "int"),
+        2: ("data_type", "int"),
+        4: ("float_data", "float"),
+        5: ("int32_data", "int"),
+        7: ("int64_data", "int"),
+        8: ("name", "bytes"),
+        9: ("raw_data", "bytes"),
+        10: ("double_data", "double"),
+        11: ("uint64_data", "int"),
+        12: ("doc_string", "bytes"),
+        14: ("data_location", "int"),
+    },
+    "ValueInfoProto": {
+        1: ("name", "bytes"),
+        2: ("type", "TypeProto"),
+        3: ("doc_string", "bytes"),
+        4: ("metadata_props", "StringStringEntryProto"),
+    },
+    "TypeProto": {1: ("tensor_type", "TensorType"), 6: ("denotation", "bytes")},
+    "TensorType": {1: ("elem_type", "int"), 2: ("shape", "TensorShapeProto")},
+    "TensorShapeProto": {1: ("dim", "Dimension")},
+    "Dimension": {1: ("dim_value", "int"), 2: ("dim_param", "bytes"), 3: ("denotation", "bytes")},
+}
+# refused by name, so that the sentence says what was found
+_REFUSED = {
+    ("ModelProto", 20): "training information",
+    ("ModelProto", 25): "model-local functions",
+    ("ModelProto", 26): "a device configuration",
+    ("GraphProto", 15): "a sparse initializer",
+    ("GraphProto", 14): "quantization annotations",
+    ("NodeProto", 10): "a device configuration",
+    ("AttributeProto", 6): "a subgraph",
+    ("AttributeProto", 11): "subgraphs",
+    ("AttributeProto", 22): "a sparse tensor",
+    ("AttributeProto", 23): "sparse tensors",
+    ("AttributeProto", 21): "a reference to a function's attribute",
+    ("TensorProto", 13): "external data",
+    ("TensorProto", 3): "a segmented tensor",
+    ("TensorProto", 6): "strings in a tensor",
+    ("TypeProto", 4): "a sequence type",
+    ("TypeProto", 5): "a map type",
+    ("TypeProto", 8): "a sparse tensor type",
+    ("TypeProto", 9): "an optional type",
+}
+_SCALARS = {"int": (0, 2), "float": (5, 2), "double": (1, 2), "bytes": (2,)}
+_ELEMENT_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64}
+_ELEMENT_BITS |= {16: 16, 21: 4, 22: 4}  # bfloat16, uint4, int4
+_WINDOW_ATTRIBUTES = frozenset((b"kernel_shape", b"pads", b"strides", b"dilations", b"group"))
+
+Message = dict[str, list[Any]]
+"""A parsed message: field name -> its values, in order (submessages are Messages themselves)."""
+
+
+def check_onnx(data: bytes) -> None:
+    """Raises BundleError, which names what an ONNX model in a bundle must not hold."""
+    model = _Walk().message(memoryview(data), "ModelProto")
+    if len(model.get("graph", ())) != 1:
+        raise BundleError("the model has no graph, or more than one")
+    if not 1 <= model.get("ir_version", [0])[-1] <= MAX_IR_VERSION:
+        raise BundleError(f"the model's IR version is not 1 to {MAX_IR_VERSION}")
+    for opset in model.get("opset_import", ()):
+        domain, version = bytes(_last(opset, "domain", b"")), _last(opset, "version", 0)
+        if domain in (b"", b"ai.onnx") and not MIN_OPSET <= version <= MAX_OPSET:
+            raise BundleError(f"the model's opset {version} is not {MIN_OPSET} to {MAX_OPSET}")
+    graph = model["graph"][0]
+    for tensor in graph.get("initializer", ()):
+        _check_tensor(tensor)
+    for node in graph.get("node", ()):
+        _check_node(node)
+
+
+def _check_node(node: Message) -> None:
+    operator, domain = (bytes(_last(node, key, b"")).decode() for key in ("op_type", "domain"))
+    domain = _OPERATOR_ALIASES.get(domain, domain)
+    if operator not in OPERATORS.get(domain, ()):
+        name = f"{domain}.{operator}" if domain else operator
+        raise BundleError(f"the model has the operator {name!r}, which bundles may not hold")
+    for attribute in node.get("attribute", ()):
+        for tensor in attribute.get("t", ()):
+            _check_tensor(tensor)
+        if bytes(_last(attribute, "name", b"")) in _WINDOW_ATTRIBUTES:
+            values = attribute.get("ints", [])
+            if len(values) > 16 or any(not 0 <= v <= MAX_WINDOW for v in values):
+                raise BundleError(f"{operator} has a window of {values[:16]}; at most {MAX_WINDOW}")
+
+
+def _check_tensor(tensor: Message) -> None:
+    name = bytes(_last(tensor, "name", b"")).decode()
+    if any(tensor.get("data_location", ())):
+        raise BundleError(f"the tensor {name!r} has external data; everything must be in the file")
+    bits = _ELEMENT_BITS.get(_last(tensor, "data_type", 0))
+    if bits is None:
+        raise BundleError(f"the tensor {name!r} has a data type that bundles may not hold")
+    dims, elements = tensor.get("dims", []), 1
+    for size in dims:
+        elements *= size
+        if size < 0 or len(dims) > 8 or elements > MAX_TENSOR_ELEMENTS:
+            raise BundleError(f"the tensor {name!r} has the shape {dims[:9]}")
+    raw = tensor.get("raw_data")
+    if raw is not None:
+        if len(raw) != 1 or len(raw[0]) != (elements * bits + 7) // 8:
+            raise BundleError(f"the tensor {name!r} has not as many bytes as its shape says")
+        return
+    kinds = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    stored = sum(len(tensor.get(kind, ())) for kind in kinds)
+    if stored not in (elements, (elements * bits + 31) // 32):  # 4-bit types pack 8 in an int32
+        raise BundleError(f"the tensor {name!r} has {stored} elements, its shape says {elements}")
+
+
+def _last(message: Message, field: str, default: Any) -> Any:
+    """A singular field's value: protobuf takes the last one."""
+    return message.get(field, [default])[-1]
+
+
+class _Walk:
+    """Parses messages by the closed list above, with one count of fields over the whole file."""
+
+    def __init__(self) -> None:
+        self.fields = 0
+
+    def message(self, data: memoryview, kind: str) -> Message:
+        known = _MESSAGES[kind]
+        result: Message = {}
+        for number, wire, value in self._fields(data, kind):
+            if (kind, number) in _REFUSED:
+                raise BundleError(f"the model holds {_REFUSED[kind, number]}, which bundles may not")
+            if number not in known:
+                raise BundleError(f"the model holds the unknown field {number} in a {kind}")
+            name, what = known[number]
+            if wire not in _SCALARS.get(what, (2,)):
+                raise BundleError(f"the model's {kind}.{name} is not encoded as its type says")
+            values = result.setdefault(name, [])
+            if what in _MESSAGES:
+                values.append(self.message(value, what))
+            elif what == "bytes" or wire != 2:
+                if name in ("name", "op_type", "domain"):
+                    _text(value, kind, name)
+                values.append(_signed(value) if what == "int" else value)
+            else:
+                values.extend(self._packed(value, what))
+        return result
+
+    def _fields(self, data: memoryview, kind: str) -> Iterator[tuple[int, int, Any]]:
+        position, end = 0, len(data)
+        while position < end:
+            self.fields += 1
+            if self.fields > MAX_FIELDS:
+                raise BundleError(f"the model has more than {MAX_FIELDS} protobuf fields")
+            tag, position = _varint(data, position)
+            number, wire = tag >> 3, tag & 7
+            if wire == 0:
+                value, position = _varint(data, position)
+                yield number, wire, value
+                continue
+            if wire == 2:
+                size, position = _varint(data, position)
+            elif wire in (1, 5):
+                size = 8 if wire == 1 else 4
+            else:
+                raise BundleError(f"the model's {kind} is not valid protobuf (wire type {wire})")
+            if size > end - position:
+                raise BundleError(f"the model's {kind} ends too early; it was cut short")
+            yield number, wire, data[position : position + size]
+            position += size
+
+    def _packed(self, data: memoryview, what: str) -> list[Any]:
+        if what in ("float", "double"):
+            size = 4 if what == "float" else 8
+            if len(data) % size:
+                raise BundleError("the model has packed numbers that end too early")
+            return [x for (x,) in struct.iter_unpack(f"<{size}s", data)]
+        values, position = [], 0
+        while position < len(data):
+            self.fields += 1
+            if self.fields > MAX_FIELDS:
+                raise BundleError(f"the model has more than {MAX_FIELDS} protobuf fields")
+            value, position = _varint(data, position)
+            values.append(_signed(value))
+        return values
+
+
+def _text(value: memoryview, kind: str, name: str) -> None:
+    try:
+        bytes(value).decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"the model's {kind}.{name} is not UTF-8") from error
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(data) or shift > 63:
+            raise BundleError("the model is not valid protobuf (a number does not end)")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, position
+        shift += 7
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value

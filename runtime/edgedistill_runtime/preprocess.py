@@ -1,0 +1,58 @@
+"""The steps from a decoded sample to the model's input: one implementation for training and device.
+
+A step is an object of the manifest with `op` and its arguments.  Each works on one sample or on a
+batch of them (leading dimensions pass through), in float32 arithmetic of numpy alone, so that the
+host trains on the very arrays that the board computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedistill_runtime.errors import BundleError, unknown
+
+Array = NDArray[Any]
+Step = Callable[[Array], Array]
+
+
+def normalize(scale: float, mean: Sequence[float], std: Sequence[float]) -> Step:
+    """(x · scale − mean) / std, per channel.  (…, channels) of any number type -> float32."""
+    a, b, c = np.float32(scale), np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if not np.all(c > 0) or b.shape != c.shape or b.ndim != 1:
+        raise ValueError("mean and std must be lists of one length, and std positive")
+    return lambda x: cast(Array, (x.astype(np.float32) * a - b) / c)
+
+
+def channels_first() -> Step:
+    """(…, height, width, channels) -> (…, channels, height, width)."""
+    return lambda x: np.ascontiguousarray(np.moveaxis(x, -1, -3))
+
+
+STEPS: dict[str, Callable[..., Step]] = {"channels_first": channels_first, "normalize": normalize}
+
+
+def build(steps: Sequence[Mapping[str, Any]]) -> Step:
+    """One function that runs all `steps` in order.  Raises BundleError for a step it cannot do."""
+    functions = [_step(step) for step in steps]
+
+    def run(x: Array) -> Array:
+        for function in functions:
+            x = function(x)
+        return x
+
+    return run
+
+
+def _step(step: Mapping[str, Any]) -> Step:
+    arguments = dict(step)
+    op = arguments.pop("op", None)
+    if not isinstance(op, str) or op not in STEPS:
+        raise BundleError(unknown("preprocessing step", str(op), STEPS))
+    try:
+        return STEPS[op](**arguments)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BundleError(f"the preprocessing step {op!r} has wrong arguments ({error})") from error

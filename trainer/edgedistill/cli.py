@@ -1,0 +1,251 @@
+"""`edgedistill`: the commands of the host.  No decisions are made here, only said.
+
+Exit codes: 0 within budget (or estimated to be), 1 over budget or outside the accuracy gate,
+2 cannot run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from edgedistill_runtime.cli import run_command
+
+from edgedistill import __version__
+
+if TYPE_CHECKING:
+    from edgedistill.profiles import DeviceProfile
+    from edgedistill.report import FitResult
+    from edgedistill.search import Plan
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line, last on stdout.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Distil a large teacher into a small student that fits a board's latency and memory budget.
+
+    `edgedistill fit --profile rpi4` makes a bundle; `edgedistill-run bench` proves it on the board.
+    """
+
+
+@cli.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--profile", help="Device profile: a built-in name (see `profiles`) or a TOML file.")
+@click.option("--data", help="'digits', or an .npz file with x (images) and y (labels).")
+@click.option("--name", help="Name of the bundle.  [default: DATA-PROFILE]")
+@click.option("--version", type=click.IntRange(0), help="Version of the bundle.  [default: 1]")
+@click.option("--student", metavar="FAMILY", help="Student family.  [default: convnet]")
+@click.option("--latency-ms", type=float, help="Limit of one call, at --percentile.")
+@click.option("--percentile", type=int, help="50, 95 or 99.  [default: 95]")
+@click.option("--peak-ram-mib", type=float, help="Limit of the process's peak memory.")
+@click.option("--size-mib", type=float, help="Limit of the bundle's size.")
+@click.option("--cold-start-ms", type=float, help="Limit from process start to the first result.")
+@click.option(
+    "--min-retention", type=float, help="Least share of the teacher's metric.  [default: 0.95]"
+)
+@click.option("--precision", metavar="auto|float32|int8", help="[default: auto]")
+@click.option("--device", metavar="auto|cpu|cuda|mps", help="Where to train.  [default: auto]")
+@click.option("--seed", type=click.IntRange(0), help="Seed of everything random.  [default: 0]")
+@click.option("--out", metavar="DIR", help="Folder of the results.  [default: build/DATA-PROFILE]")
+@click.option("--fresh", is_flag=True, help="Forget finished stages of an earlier run in that folder.")
+@click.option("--plan", "plan_only", is_flag=True, help="List the candidates and their cost; train nothing.")
+@JSON
+def fit(
+    recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **options: Any
+) -> None:
+    """Pick a student inside a board's budget, distil it, quantize, export, check and pack it.
+
+    RECIPE is a TOML file; every option can stand in it under the same name, with _ for -.  Options
+    win over the recipe, the recipe wins over the profile.  With a profile alone, scikit-learn's
+    digits are fitted.
+
+    Writes OUT/model.edge, OUT/report.json and OUT/test.npz.  A run that was interrupted continues
+    where it was when it is started again.
+
+    \b
+    Exit codes: 0 the budget is kept (or estimated to be), 1 it is not, 2 cannot run.
+    """
+    from edgedistill.fit import fit as run
+    from edgedistill.fit import plan
+    from edgedistill.recipe import Recipe
+
+    made = Recipe.build(recipe, options)
+    if plan_only:
+        found = plan(made)
+        _print_plan(found)
+        if as_json:
+            candidates = [c.to_json() for c in found.fitting]
+            click.echo(json.dumps({"candidates": candidates, "binding": found.binding}))
+        found.require()
+        return
+    with _Drawing() as progress:
+        result = run(made, fresh=fresh, progress=progress)
+    _print_result(result)
+    if as_json:
+        click.echo(json.dumps(result.report, ensure_ascii=False))
+    sys.exit(result.exit_code)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@JSON
+def profiles(name: str | None, as_json: bool) -> None:
+    """List the device profiles, or show one (NAME or a TOML file) with its sources."""
+    from edgedistill.profiles import DeviceProfile, names
+
+    if name is not None:
+        _print_profile(DeviceProfile.load(name), as_json)
+        return
+    known = [DeviceProfile.load(each) for each in names()]
+    for profile in known:
+        engine = profile.engine("onnx") or profile.engine("tflite")
+        what = f"{engine.name} {engine.version}" if engine else "no engine"
+        if as_json:
+            continue
+        click.echo(f"{profile.name:16} {profile.board.name:34} {profile.isa:20} {what}")
+    if as_json:
+        click.echo(json.dumps([{"name": p.name, "board": p.board.name, "isa": p.isa} for p in known]))
+
+
+def _print_profile(profile: DeviceProfile, as_json: bool) -> None:
+    import msgspec
+
+    tables = msgspec.to_builtins(profile)
+    if as_json:
+        click.echo(json.dumps(tables, ensure_ascii=False))
+        return
+    click.echo(f"{profile.name}: {profile.board.name}, {profile.board.soc}, {profile.isa}")
+    if profile.board.notes:
+        click.echo(f"  {profile.board.notes}")
+    for place, cluster in enumerate(profile.cluster):
+        clock = f" at {cluster.mhz} MHz" if cluster.mhz else ""
+        _sourced(profile, f"{cluster.count} × {cluster.core}{clock}", f"cluster.{place}.count")
+    for table in ("memory", "power"):
+        for key, value in tables[table].items():
+            if value is not None:
+                _sourced(profile, f"{table}.{key} {value:g}", f"{table}.{key}")
+    for system in profile.os:
+        engines = ", ".join(f"{e.name} {e.version}" for e in system.engines) or "no engine"
+        click.echo(f"  {system.name}: {engines}" + (f" ({system.note})" if system.note else ""))
+    for row in profile.published:
+        click.echo(
+            f"  published: {row.engine} {row.model} {row.precision}, {row.threads} threads: "
+            f"{row.latency_ms:g} ms  [{row.source}]"
+        )
+    limits = {k: v for k, v in tables["budget"].items() if v is not None}
+    click.echo("  default budget: " + ", ".join(f"{k} {v:g}" for k, v in limits.items()))
+
+
+def _sourced(profile: DeviceProfile, text: str, path: str) -> None:
+    click.echo(f"  {text}  [{profile.source(path)}]")
+
+
+def _print_plan(found: Plan) -> None:
+    budget = found.budget
+    _say(f"{found.family} for {found.profile}: {len(found.fitting)} of {found.size} candidates fit")
+    _say(f"  {'parameters':>10} {'MACs':>10} {'p50 ms':>8} {'bound':>8} {'RAM MiB':>8} {'MiB':>7}  spec")
+    for c in found.fitting[:12]:
+        _say(
+            f"  {c.parameters:>10,} {c.macs:>10,} {c.latency.p50_ms:>8.3f} {c.latency.bound_ms:>8.3f} "
+            f"{c.costs['peak_ram_mib']:>8.1f} {c.costs['size_mib']:>7.4f}  {c.precision} {c.spec}"
+        )
+    if len(found.fitting) > 12:
+        _say(f"  … and {len(found.fitting) - 12} more (all of them with --json)")
+    if found.binding:
+        limit = getattr(budget, found.binding)
+        _say(f"binding: {found.binding} {limit:g} keeps out most candidates")
+
+
+def _print_result(result: FitResult) -> None:
+    r = result.report
+    student, teacher, quantized = r["student"], r["teacher"], r["teacher_quantized"]
+    _say("")
+    _say(f"{'':18}{r['metric']:>10}{'size MiB':>10}{'p50 ms here':>13}{'params':>10}{'MACs':>12}")
+    _say(
+        f"{'teacher':18}{teacher['metric']:>10.4f}{teacher['size_mib']:>10.3f}"
+        f"{r['host']['teacher_latency_ms']:>13.4f}{teacher['params']:>10,}{teacher['macs']:>12,}"
+    )
+    _say(
+        f"{'teacher, int8':18}{quantized['metric']:>10.4f}{quantized['size_mib']:>10.3f}"
+        f"{quantized['latency_ms']:>13.4f}"
+    )
+    _say(
+        f"{'student, ' + r['precision']:18}{student['metric']:>10.4f}{r['size_mib']:>10.3f}"
+        f"{r['host']['latency_ms']['p50']:>13.4f}{student['params']:>10,}{student['macs']:>12,}"
+    )
+    _say(f"retention {r['retention']:.4f} on {r['test_samples']} test samples; "
+         f"{r['precision']}: {r['precision_reason']}")
+    _say("")
+    _say(f"{'budget':16}{'limit':>10}{'value':>10}  {'standing':<20}ok")
+    for x in result.budget:
+        ok = {True: "yes", False: "NO", None: "?"}[x.ok]
+        value = "-" if x.value is None else f"{x.value:.4g}"
+        _say(f"{x.name:16}{x.limit:>10.4g}{value:>10}  {x.standing:<20}{ok}")
+    _say("")
+    _say(f"{result.verdict}: {r['reason']}")
+    _say(f"wrote {result.bundle}")
+
+
+class _Drawing:
+    """Progress on stderr: a line a stage, and time left where the end is known."""
+
+    def __enter__(self) -> _Drawing:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.start = time.monotonic()
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("        {task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} epochs, left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.task: Any = None
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.__exit__(*error)
+
+    def stage(self, name: str, detail: str = "") -> None:
+        self._drop()
+        self._print(f"{time.monotonic() - self.start:6.1f} s  {name:9} {detail}")
+
+    def note(self, text: str) -> None:
+        self._print(f"          {text}")
+
+    def advance(self, done: int, total: int) -> None:
+        if self.task is None or done == 1:
+            self._drop()
+            self.task = self.bar.add_task("training", total=total)
+        self.bar.update(self.task, completed=done)
+
+    def _drop(self) -> None:
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
+    run_command(cli, "edgedistill")
+
+
+if __name__ == "__main__":
+    main()

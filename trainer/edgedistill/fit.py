@@ -1,0 +1,67 @@
+"""`fit`: the whole pipeline, from a recipe to a bundle that keeps its budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import OverBudget
+from edgedistill.progress import Progress, Silent
+from edgedistill.recipe import Recipe
+from edgedistill.report import FitResult
+from edgedistill.search import Plan
+from edgedistill.setting import Setting
+from edgedistill.students import Family
+from edgedistill.workspace import open_workspace
+
+MAX_TRIES = 3
+"""Candidates that are trained before fit gives up."""
+
+
+def plan(recipe: Recipe, student: Family | None = None) -> Plan:
+    """Price every candidate on the board, without training and without torch."""
+    return Setting.of(recipe, student).plan()
+
+
+def fit(
+    recipe: Recipe | None = None,
+    *,
+    student: Family | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> FitResult:
+    """Distil a student that fits the board, and pack it.
+
+    recipe, options: what to fit; options are fields of `Recipe` and win.
+    student: a family object in place of the recipe's family name.
+    fresh: forget the finished stages of an earlier run in the same folder.
+    Returns paths and report; `result.exit_code` is 1 if the packed file misses a limit.
+    Raises OverBudget if no student fits, SettingsError or DataError if it cannot run.
+    """
+    if recipe is None or options:
+        given = {} if recipe is None else {f: getattr(recipe, f) for f in recipe.__struct_fields__}
+        recipe = Recipe.build(None, given | options)
+    progress = progress or Silent()
+    setting = Setting.of(recipe, student)
+    progress.stage("plan", setting.summary())
+    candidates = setting.plan().require()
+    with open_workspace(recipe, fresh) as work:
+        from edgedistill.delivery import Delivery  # torch from here on
+
+        delivery = Delivery(setting, work, progress)
+        tried: list[str] = []
+        while candidates and len(tried) < MAX_TRIES:
+            candidate = delivery.exportable(candidates)
+            teacher = delivery.teacher()
+            trained = delivery.student(candidate, teacher)
+            converted = delivery.convert(candidate, trained)
+            if converted is not None:
+                packed = delivery.pack(candidate, teacher, trained, converted)
+                return delivery.report(candidate, teacher, trained, converted, packed)
+            tried.append(f"{candidate.spec} in {candidate.precision}")
+            candidates = candidates[candidates.index(candidate) + 1 :]
+        raise OverBudget(f"no candidate passed the accuracy gate; tried {'; '.join(tried)}")
+
+
+__all__ = ["FitResult", "Path", "fit", "plan"]

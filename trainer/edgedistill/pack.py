@@ -1,0 +1,102 @@
+"""Put everything the board needs into one bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import edgedistill_runtime.manifest as contract
+import numpy as np
+from edgedistill_runtime import arrays, bundle
+from edgedistill_runtime.backends.onnx import open_session
+from numpy.typing import NDArray
+
+from edgedistill.profiles import Choice, DeviceProfile
+
+GOLDEN_SAMPLES = 20
+OVERHEAD_BYTES = 4096
+"""What manifest, headers and array headers take, generously."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle, except what follows from it."""
+
+    name: str
+    version: int
+    task: str
+    model: bytes
+    precision: str
+    backend: contract.Backend
+    sample: contract.Sample
+    labels: tuple[str, ...]
+    preprocess: tuple[dict[str, Any], ...]
+    postprocess: tuple[dict[str, Any], ...]
+    golden_inputs: NDArray[np.uint8]
+    golden_outputs: NDArray[np.float32]
+    golden_atol: float
+    budget: contract.Budget
+    predicted: contract.Predicted
+    accuracy: contract.Accuracy
+    provenance: Mapping[str, Any]
+
+
+def pack(path: Path, contents: Contents, profile: DeviceProfile, choice: Choice) -> str:
+    """Write the bundle atomically.  Returns its id."""
+    session = open_session(contents.model, contents.backend)
+    files = {
+        "model.onnx": contents.model,
+        "golden_inputs.npy": arrays.encode(contents.golden_inputs),
+        "golden_outputs.npy": arrays.encode(contents.golden_outputs),
+    }
+    manifest = contract.Manifest(
+        format_version=contract.FORMAT_VERSION,
+        name=contents.name,
+        version=contents.version,
+        task=contents.task,
+        backend=contents.backend,
+        model="model.onnx",
+        files=tuple(
+            contract.File(name, len(data), hashlib.sha256(data).hexdigest())
+            for name, data in files.items()
+        ),
+        sample=contents.sample,
+        inputs=session.inputs,
+        outputs=session.outputs,
+        preprocess=contents.preprocess,
+        postprocess=contents.postprocess,
+        labels=contents.labels,
+        golden=contract.Golden(
+            "golden_inputs.npy",
+            "golden_outputs.npy",
+            len(contents.golden_inputs),
+            contents.golden_atol,
+        ),
+        precision=contents.precision,
+        budget=contents.budget,
+        board=contract.Board(profile.name, profile.board.models, choice.name, choice.version),
+        predicted=contents.predicted,
+        accuracy=contents.accuracy,
+        provenance=dict(contents.provenance),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return bundle.write(path, manifest, files)
+
+
+def golden_rows(count: int, seed: int) -> NDArray[np.int64]:
+    """Which validation samples become golden ones."""
+    chosen = np.random.default_rng(seed).permutation(count)[:GOLDEN_SAMPLES]
+    return np.sort(chosen)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shaped the bundle."""
+    from importlib.metadata import version
+
+    names = ("edgedistill", "edgedistill-runtime", "numpy", "onnx", "onnxruntime", "onnxscript")
+    found = {name: version(name) for name in (*names, "onnxslim", "scikit-learn", "torch")}
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,121 @@
+"""Depthwise-separable convolutional networks for images (MobileNets, Howard et al. 2017).
+
+A stem convolution, then stages of depthwise 3×3 or 5×5 and pointwise 1×1 pairs; each stage after the
+first halves the image and widens it; global average pooling and one linear layer at the end.
+https://arxiv.org/abs/1704.04861
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgedistill.cost.kernels import Kernel, conv
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
+GROWTHS = (1.0, 1.5, 2.0)
+MIN_SIDE = 2
+
+
+@dataclass(frozen=True)
+class ConvNetSpec:
+    width: int
+    """Channels of the stem."""
+    growth: float
+    """How many times wider each stage is than the one before."""
+    stages: int
+    depth: int
+    """Pairs of depthwise and pointwise convolutions in each stage."""
+    kernel: int
+    """Side of the depthwise kernels."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    channels: int
+    kernel: int
+    stride: int
+    depthwise: bool
+
+
+class ConvNet:
+    """The `convnet` family."""
+
+    name = "convnet"
+
+    def specs(self, input_shape: Shape) -> Iterator[ConvNetSpec]:
+        """Every spec whose last stage still has at least 2×2 pixels."""
+        side = min(input_shape[1:])
+        deepest = max(1, (side // MIN_SIDE).bit_length())
+        stages = range(max(1, deepest - 2), deepest + 1)
+        space = itertools.product(WIDTHS, GROWTHS, stages, (1, 2, 3), (3, 5))
+        for width, growth, count, depth, kernel in space:
+            if count > 1 or growth == GROWTHS[0]:  # one stage has nothing to grow to
+                yield ConvNetSpec(width, growth, count, depth, kernel)
+
+    def kernels(
+        self, spec: ConvNetSpec, input_shape: Shape, classes: int, precision: str
+    ) -> tuple[Kernel, ...]:
+        """The engine's graph: convolutions with their ReLU inside, mean, linear layer.
+
+        In int8 the image is quantized first, the mean is computed in float between a
+        dequantization and a quantization, and the logits are dequantized.
+        """
+        quantized = precision == "int8"
+        image = (input_shape[0], input_shape[1], input_shape[2])
+        kernels = [Kernel("QuantizeLinear", (1, *image), (1, *image))] if quantized else []
+        for layer in _layers(spec):
+            op = "QLinearConv" if quantized else "FusedConv"
+            kernels.append(
+                conv(op, image, layer.channels, layer.kernel, layer.stride, layer.depthwise)
+            )
+            image = (kernels[-1].output[1], kernels[-1].output[2], kernels[-1].output[3])
+        features = (1, image[0])
+        logits = (1, classes)
+        mean = Kernel("ReduceMean", (1, *image), features)
+        linear = Kernel(
+            "QGemm" if quantized else "Gemm",
+            features,
+            logits,
+            weights=image[0] * classes,
+            biases=classes,
+            macs=image[0] * classes,
+        )
+        if not quantized:
+            return (*kernels, mean, linear)
+        return (
+            *kernels,
+            Kernel("DequantizeLinear", (1, *image), (1, *image)),
+            mean,
+            Kernel("QuantizeLinear", features, features),
+            linear,
+            Kernel("DequantizeLinear", logits, logits),
+        )
+
+    def build(self, spec: ConvNetSpec, input_shape: Shape, classes: int) -> torch.nn.Module:
+        from edgedistill.students.modules import Classifier, conv_block
+
+        blocks, channels = [], input_shape[0]
+        for layer in _layers(spec):
+            groups = channels if layer.depthwise else 1
+            blocks.append(conv_block(channels, layer.channels, layer.kernel, layer.stride, groups))
+            channels = layer.channels
+        return Classifier(blocks, channels, classes)
+
+
+def _layers(spec: ConvNetSpec) -> Iterator[_Layer]:
+    channels = spec.width
+    yield _Layer(channels, 3, 1, False)
+    for stage in range(spec.stages):
+        wider = max(4, round(spec.width * spec.growth**stage / 4) * 4)
+        for block in range(spec.depth):
+            stride = 2 if stage and not block else 1
+            yield _Layer(channels, spec.kernel, stride, True)
+            yield _Layer(wider, 1, 1, False)
+            channels = wider

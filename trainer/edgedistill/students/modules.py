@@ -1,0 +1,34 @@
+"""Building blocks shared by the student families and the teachers that are trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_block(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
+    """Convolution, batch norm (folded into it at export), ReLU (fused into it by the engine)."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class Classifier(nn.Module):
+    """Convolution blocks, global average, linear layer."""
+
+    def __init__(self, blocks: Sequence[nn.Module], features: int, classes: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.blocks(image)  # (batch, channels, height, width)
+        return self.head(features.mean((2, 3)))  # (batch, classes)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,75 @@
+"""The folder that a fit writes to: whose it is, and what is finished in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from edgedistill_runtime.files import write_atomically
+
+from edgedistill.cache import Cache
+from edgedistill.errors import SettingsError
+from edgedistill.recipe import Recipe
+
+
+@contextmanager
+def open_workspace(recipe: Recipe, fresh: bool) -> Iterator[Cache]:
+    """Take the recipe's folder for one run, and give the cache of its finished stages.
+
+    Raises SettingsError if the folder belongs to another recipe, to somebody else, or to a run that
+    is going on; OSError if it cannot be written.
+    """
+    out = recipe.out_folder
+    work = out / "work"
+    mark = work / "recipe.json"
+    content = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(recipe, out="")))
+    if not mark.exists() and out.exists() and any(out.iterdir()) and not work.exists():
+        raise SettingsError(f"{out}: not empty, and not made by fit; choose another folder with --out")
+    work.mkdir(parents=True, exist_ok=True)
+    with _lock(work / "lock", out):
+        if mark.exists() and mark.read_bytes() != content and not fresh:
+            raise SettingsError(
+                f"{out}: belongs to another recipe ({_difference(mark, recipe)}); "
+                "choose another folder with --out, or start over with --fresh"
+            )
+        if fresh:
+            _clear(work)
+        write_atomically(mark, content)
+        yield Cache(work)
+
+
+@contextmanager
+def _lock(path: Path, out: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SettingsError(f"{out}: another fit is running in this folder; wait for it") from None
+    finally:
+        os.close(handle)
+
+
+def _clear(work: Path) -> None:
+    """Remove finished stages and checkpoints: only files whose names the cache gives."""
+    for path in work.iterdir():
+        if re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{16}\.[a-z0-9]+", path.name):
+            path.unlink()
+
+
+def _difference(mark: Path, recipe: Recipe) -> str:
+    """The first key in which the folder's recipe differs."""
+    try:
+        old = msgspec.json.decode(mark.read_bytes())
+    except (msgspec.DecodeError, OSError):
+        return "its recipe.json is unreadable"
+    new = msgspec.to_builtins(msgspec.structs.replace(recipe, out=""))
+    for key in new:
+        if old.get(key) != new[key]:
+            return f"{key} was {old.get(key)!r} and is {new[key]!r}"
+    return "written by another version"
