@@ -1,9 +1,9 @@
 """EdgeDistill's device runtime: load a bundle, run it, prove its budget.
 
-    from edgedistill_runtime import load
+from edgedistill_runtime import load
 
-    model = load("model.edge")
-    print(model.predict(image).label)
+model = load("model.edge")
+print(model.predict(image).label)
 """
 
 from __future__ import annotations

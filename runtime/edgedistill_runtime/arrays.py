@@ -1,4 +1,4 @@
-"""Read and write `.npy` members of a bundle without parsing: type and shape are known beforehand."""
+"""Read and write `.npy` members of a bundle without parsing: type and shape are known before."""
 
 from __future__ import annotations
 
@@ -34,4 +34,9 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     text = f"{{'descr': {np.dtype(dtype).newbyteorder('<').str!r}, 'fortran_order': False, "
     text += f"'shape': {shape!r}, }}"
     padded = len(text) + 1 + -(len(text) + 11) % 64  # magic 8 + length 2 + newline 1
-    return b"\x93NUMPY\x01\x00" + padded.to_bytes(2, "little") + text.ljust(padded - 1).encode() + b"\n"
+    return (
+        b"\x93NUMPY\x01\x00"
+        + padded.to_bytes(2, "little")
+        + text.ljust(padded - 1).encode()
+        + b"\n"
+    )

@@ -142,7 +142,9 @@ def _verdict(lines: tuple[Line, ...], timing: dict[str, Any], budget: Budget) ->
 
 
 def _standing(expected: Board, board: str | None, golden: dict[str, Any], emulated: bool) -> str:
-    same_board = board is not None and board.startswith(expected.models) if expected.models else False
+    same_board = (
+        board is not None and board.startswith(expected.models) if expected.models else False
+    )
     same_engine = (golden["engine"], golden["engine_version"]) == (
         expected.engine,
         expected.engine_version,

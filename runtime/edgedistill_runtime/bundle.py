@@ -90,7 +90,9 @@ class _Reader:
         manifest = Manifest.from_json(manifest_json)
         left = self.size - self.position
         if sum(f.size for f in manifest.files) > left:
-            raise BundleError("the manifest promises more bytes than the file has; it was cut short")
+            raise BundleError(
+                "the manifest promises more bytes than the file has; it was cut short"
+            )
         files = {}
         for entry in manifest.files:
             data = self._entry(entry.name, entry.size)
@@ -168,7 +170,23 @@ def _headers(name: str, data: bytes, offset: int) -> tuple[bytes, bytes]:
     encoded, crc, size = name.encode(), zlib.crc32(data), len(data)
     local = _LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, DOS_DATE, crc, size, size, len(encoded), 0)
     central = _CENTRAL.pack(
-        b"PK\x01\x02", 20, 20, 0, 0, 0, DOS_DATE, crc, size, size, len(encoded), 0, 0, 0, 0, 0, offset
+        b"PK\x01\x02",
+        20,
+        20,
+        0,
+        0,
+        0,
+        DOS_DATE,
+        crc,
+        size,
+        size,
+        len(encoded),
+        0,
+        0,
+        0,
+        0,
+        0,
+        offset,
     )
     return local + encoded, central + encoded
 

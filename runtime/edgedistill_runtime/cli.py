@@ -59,7 +59,9 @@ def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | 
 
     for name, value in overrides.items():
         if value is not None and not value > 0:
-            raise click.BadParameter("a limit must be over 0", param_hint=f"--{name.replace('_', '-')}")
+            raise click.BadParameter(
+                "a limit must be over 0", param_hint=f"--{name.replace('_', '-')}"
+            )
     result = measure(bundle, overrides, max_seconds)
     _print_bench(result)
     if as_json:
@@ -73,8 +75,8 @@ def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | 
 def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
     """Classify INPUTS: .npy, .jsonl or image files, folders of them, or - for JSON Lines on stdin.
 
-    A line of input is {"id": "…", "input": [[…]]}.  Prints one JSON object a line; a bad input is an
-    object with "error", and the exit code is then 2.
+    A line of input is {"id": "…", "input": [[…]]}.  Prints one JSON object a line; a bad input is
+    an object with "error", and the exit code is then 2.
     """
     from edgedistill_runtime.errors import InputError
     from edgedistill_runtime.inputs import read_items
@@ -148,8 +150,9 @@ def verify(bundle: Path, as_json: bool) -> None:
     difference = model.check_golden()
     m = model.manifest
     _say(
-        f"{m.name} version {m.version}: {len(m.files)} files as packed; {m.golden.count} golden outputs "
-        f"within {difference:.2g} (at most {m.golden.atol:.2g}) on {model.engine} {model.engine_version}"
+        f"{m.name} version {m.version}: {len(m.files)} files as packed; {m.golden.count} golden "
+        f"outputs within {difference:.2g} (at most {m.golden.atol:.2g}) "
+        f"on {model.engine} {model.engine_version}"
     )
     if as_json:
         click.echo(json.dumps({"id": model.bundle_id, "golden_difference": difference}))

@@ -1,10 +1,10 @@
-"""The errors users can meet: one base class, one sentence each, and the exit code that goes with it.
+"""The errors users can meet: one base class, one sentence each, and its exit code.
 
-    EdgeDistillError            2  cannot run
-    ├── BundleError             2  the file is not a bundle that this runtime accepts
-    ├── EngineError             2  the inference engine is missing, or refuses the model
-    ├── InputError              2  a sample is not what the model takes
-    └── OverBudget              1  it runs, and misses a limit
+EdgeDistillError            2  cannot run
+├── BundleError             2  the file is not a bundle that this runtime accepts
+├── EngineError             2  the inference engine is missing, or refuses the model
+├── InputError              2  a sample is not what the model takes
+└── OverBudget              1  it runs, and misses a limit
 """
 
 from __future__ import annotations

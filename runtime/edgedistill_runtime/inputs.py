@@ -36,7 +36,7 @@ class Split:
 
 
 def read_items(source: str, stdin: TextIO, spec: Sample) -> Iterator[Item]:
-    """Samples of one argument: `-` (JSON Lines), a folder, a `.npy`, a `.jsonl` or an image file."""
+    """Samples of one argument: `-` (JSON Lines), a folder, a `.npy`, a `.jsonl` or an image."""
     path = Path(source)
     if source == "-":
         yield from _json_lines(stdin, "-", spec)
@@ -83,7 +83,9 @@ def read_split(path: Path, manifest: Manifest) -> Split:
             f"{expected.dtype} of shape [n, {', '.join(map(str, expected.shape))}]"
         )
     if answers.shape != (len(samples),) or not len(samples):
-        raise InputError(f"{path}: x has {len(samples)} samples and y has shape {list(answers.shape)}")
+        raise InputError(
+            f"{path}: x has {len(samples)} samples and y has shape {list(answers.shape)}"
+        )
     return Split(samples, _targets(path, answers, manifest.labels))
 
 
@@ -96,7 +98,9 @@ def _targets(path: Path, answers: NDArray[Any], labels: tuple[str, ...]) -> NDAr
     try:
         return np.array([index[str(answer)] for answer in answers], np.int64)
     except KeyError as error:
-        raise InputError(f"{path}: y has the label {error}, which the model does not know") from error
+        raise InputError(
+            f"{path}: y has the label {error}, which the model does not know"
+        ) from error
 
 
 def _npy(path: Path, spec: Sample) -> Iterator[Item]:

@@ -2,14 +2,16 @@
 
 Standard library only.  Written by the host with these classes and read by the board with them.
 The JSON is a program's: unknown keys are passed over, a newer `format_version` is refused, and a
-known key of the wrong type is an error that names it.  `docs/bundle-format.md` is the specification.
+known key of the wrong type is an error that names it.  `docs/bundle-format.md` specifies it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import re
 import types
 import typing
@@ -22,7 +24,10 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_DEPTH = 16
+MAX_TEXT = 4096
 MAX_FILES = 64
+MAX_STEPS = 16
 MAX_FILE_BYTES = 1 << 31
 FILE_NAME = re.compile(r"[a-z0-9._-]{1,64}")
 DTYPE_SIZES = {"float32": 4, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
@@ -161,7 +166,14 @@ class Manifest:
         if len(data) > MAX_MANIFEST_BYTES:
             raise BundleError(f"the manifest has {len(data)} bytes; at most {MAX_MANIFEST_BYTES}")
         try:
-            table = json.loads(data, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+            table = json.loads(
+                data.decode(),
+                object_pairs_hook=_no_twins,
+                parse_constant=_number,
+                parse_float=_number,
+                parse_int=_integer,
+            )
+            _check_json(table, MAX_DEPTH)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"the manifest is not valid JSON ({error})") from error
         if not isinstance(table, dict):
@@ -191,8 +203,29 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:32]} is not a finite number")
+    return number
+
+
+def _integer(text: str) -> int:
+    if not -(1 << 63) <= (number := int(text)) < 1 << 63:
+        raise ValueError(f"{text[:20]}… does not fit 64 bits")
+    return number
+
+
+def _check_json(value: Any, depth: int) -> None:
+    """Raises ValueError where JSON's reader is more lenient than what prints or stores it again."""
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"a text of {len(value)} characters; at most {MAX_TEXT}")
+        value.encode()  # half of a surrogate pair is no text
+    elif isinstance(value, dict | list):
+        if not depth:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_json(item, depth - 1)
 
 
 T = TypeVar("T")
@@ -202,7 +235,7 @@ def _read(kind: type[T], value: Any, path: str) -> T:
     """Build the dataclass `kind` from a JSON object, checking every type."""
     if not isinstance(value, dict):
         raise BundleError(f"the manifest's {path} is not an object")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast(type, kind))
     fields = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         where = f"{path}.{field.name}" if path else field.name
@@ -211,6 +244,11 @@ def _read(kind: type[T], value: Any, path: str) -> T:
         elif field.default is dataclasses.MISSING:
             raise BundleError(f"the manifest lacks {where}")
     return kind(**fields)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -224,10 +262,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if typing.get_origin(hint) is types.UnionType:
         return None if value is None else _convert(typing.get_args(hint)[0], value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise BundleError(f"the manifest's {path} is too large a number") from error
+        return float(value)
     plain = dict if typing.get_origin(hint) is dict else hint
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise BundleError(f"the manifest's {path} is not of type {plain.__name__}")
@@ -236,6 +271,28 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 def _check(m: Manifest) -> None:
     """What types cannot say: names, sizes, digests, shapes and references between keys."""
+    _check_files(m)
+    _check_tensors(m)
+    for what, value, low, high in (
+        ("version", m.version, 0, 2**53),
+        ("number of threads", m.backend.threads, 1, 256),
+        ("number of golden samples", m.golden.count, 1, 1024),
+        ("golden tolerance", m.golden.atol, 0, 1e9),
+        ("budget's percentile", m.budget.percentile, 1, 99),
+        ("number of preprocessing steps", len(m.preprocess), 0, MAX_STEPS),
+        ("number of postprocessing steps", len(m.postprocess), 0, MAX_STEPS),
+    ):
+        if not low <= value <= high:
+            raise BundleError(f"the manifest's {what} is {value}, not {low} to {high:g}")
+    for name in ("latency_ms", "peak_ram_mib", "size_mib", "cold_start_ms", "min_retention"):
+        limit = getattr(m.budget, name)
+        if limit is not None and limit <= 0:
+            raise BundleError(f"the manifest's budget.{name} is {limit:g}; a limit is over 0")
+    if "" in m.board.models:  # every board's model begins with it
+        raise BundleError("the manifest's board.models has an empty text")
+
+
+def _check_files(m: Manifest) -> None:
     names = [f.name for f in m.files]
     if len(names) > MAX_FILES:
         raise BundleError(f"the manifest lists {len(names)} files; at most {MAX_FILES}")
@@ -248,27 +305,29 @@ def _check(m: Manifest) -> None:
             raise BundleError(f"the manifest's digest of {file.name} is not a SHA-256")
     if len(set(names)) != len(names):
         raise BundleError("the manifest lists a file twice")
+    if sum(f.size for f in m.files) > MAX_FILE_BYTES:
+        raise BundleError(f"the manifest lists more than {MAX_FILE_BYTES} bytes")
     for name in (m.model, m.golden.inputs, m.golden.outputs):
         if name not in names:
             raise BundleError(f"the manifest refers to {name!r}, which it does not list")
-    for what, tensor in (
-        [("sample", m.sample)]
-        + [(f"input {t.name!r}", t) for t in m.inputs]
-        + [(f"output {t.name!r}", t) for t in m.outputs]
-    ):
-        check_array(what, tensor.dtype, tensor.shape)  # type: ignore[attr-defined]
+
+
+def _check_tensors(m: Manifest) -> None:
     if not m.inputs or not m.outputs:
         raise BundleError("the manifest names no input or no output")
-    if not m.labels or m.outputs[0].shape[-1:] != (len(m.labels),):
-        raise BundleError(f"the manifest has {len(m.labels)} labels for another number of outputs")
-    if not 1 <= m.backend.threads <= 256:
-        raise BundleError(f"the manifest asks for {m.backend.threads} threads")
-    if not 1 <= m.golden.count <= 1024 or not 0 <= m.golden.atol < 1e9:
-        raise BundleError("the manifest's golden count or tolerance is out of range")
-    if not 1 <= m.budget.percentile <= 99:
-        raise BundleError(f"the manifest's budget is at percentile {m.budget.percentile}")
-    if m.version < 0:
-        raise BundleError(f"the manifest's version is {m.version}")
+    check_array("sample", m.sample.dtype, m.sample.shape)
+    for tensor in (*m.inputs, *m.outputs):
+        check_array(f"tensor {tensor.name!r}", tensor.dtype, tensor.shape)
+    if m.sample.kind == "image" and (len(m.sample.shape) != 3 or m.sample.shape[2] not in (1, 3)):
+        raise BundleError(f"the manifest's images have the shape {list(m.sample.shape)}")
+    scores = m.outputs[0]
+    if (scores.dtype, scores.shape) != ("float32", (1, len(m.labels))):
+        raise BundleError(
+            f"the manifest's first output is {scores.dtype} {list(scores.shape)} and "
+            f"there are {len(m.labels)} labels; it must be float32 [1, labels]"
+        )
+    if len(set(m.labels)) != len(m.labels):
+        raise BundleError("the manifest gives two classes the same label")
 
 
 def check_array(what: str, dtype: str, shape: tuple[int, ...]) -> None:

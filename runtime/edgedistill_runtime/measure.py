@@ -20,7 +20,9 @@ from edgedistill_runtime.verdict import LOOKS, decide, quantile
 WARM_UP_SECONDS = 1.0
 
 
-def latency(path: str, limit_ms: float | None, percentile: int, max_seconds: float) -> dict[str, Any]:
+def latency(
+    path: str, limit_ms: float | None, percentile: int, max_seconds: float
+) -> dict[str, Any]:
     """Time `predict` over the golden samples until the percentile is decided or time is up."""
     model = load(path)
     warm_up_runs = _warm_up(model, min(WARM_UP_SECONDS, max_seconds / 4))
@@ -75,7 +77,7 @@ def first(path: str) -> dict[str, Any]:
 
 
 def _warm_up(model: Model, seconds: float) -> int:
-    """Run until the medians of two stretches agree within 2 %, at least `seconds`, at most 5 times."""
+    """Run until the medians of two stretches agree within 2 %, for `seconds`, at most 2.5 times."""
     samples = itertools.cycle(model.golden_samples())
     median, runs = 0.0, 0
     for _ in range(5):

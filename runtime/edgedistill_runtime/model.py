@@ -62,7 +62,9 @@ class Model:
             prepared = self._prepare(self._golden[0][0])
             _check_input(self._input, prepared, self._inputs)
         except (ValueError, TypeError, IndexError, InputError) as error:
-            raise BundleError(f"the preprocessing does not lead to the model's input: {error}") from None
+            raise BundleError(
+                f"the preprocessing does not lead to the model's input: {error}"
+            ) from None
 
     def predict(self, sample: Array) -> Prediction:
         """Classify one decoded sample (the manifest's `sample` says its type and shape).
@@ -82,7 +84,8 @@ class Model:
         dtype, shape = self._sample
         if not isinstance(sample, np.ndarray) or sample.dtype != dtype or sample.shape != shape:
             raise InputError(
-                f"the sample is {_describe(sample)}; the model takes {dtype.name} of shape {list(shape)}"
+                f"the sample is {_describe(sample)}; the model takes {dtype.name} "
+                f"of shape {list(shape)}"
             )
         result: Array = self._session.run({self._input: self._prepare(sample)})[0][0]
         return result
@@ -93,7 +96,9 @@ class Model:
         Raises InputError if a name, type or shape is not the declared one.
         """
         if inputs.keys() != self._inputs.keys():
-            raise InputError(f"the model takes the inputs {sorted(self._inputs)}, not {sorted(inputs)}")
+            raise InputError(
+                f"the model takes the inputs {sorted(self._inputs)}, not {sorted(inputs)}"
+            )
         for name, array in inputs.items():
             _check_input(name, array, self._inputs)
         outputs = self._session.run(inputs)
@@ -115,7 +120,7 @@ class Model:
         if not difference <= atol:
             raise BundleError(
                 f"golden outputs differ by {difference:.3g}, at most {atol:.3g} is allowed; this "
-                f"{self.engine} {self.engine_version} computes something else than the one that packed"
+                f"{self.engine} {self.engine_version} computes not what the packing machine did"
             )
         return difference
 
@@ -144,7 +149,8 @@ def _check_input(name: str, array: Array, declared: dict[str, tuple[Any, tuple[i
     dtype, shape = declared[name]
     if array.dtype != dtype or array.shape != shape:
         raise InputError(
-            f"input {name!r} is {_describe(array)}; the model takes {dtype.name} of shape {list(shape)}"
+            f"input {name!r} is {_describe(array)}; the model takes {dtype.name} "
+            f"of shape {list(shape)}"
         )
 
 

@@ -1,14 +1,13 @@
 """What an ONNX file may hold, checked on the raw protobuf before an engine sees a byte of it.
 
-Standard library only.  The walk follows a closed list of messages and fields: whatever is not on it
-(functions, subgraphs, sparse tensors, external data, training info, fields of a later ONNX) is
-refused by name.  None of the listed messages can contain itself, so there is nothing to recurse into.
+Standard library only.  The walk follows a closed list of messages and fields: whatever is not on
+it (functions, subgraphs, sparse tensors, external data, training info, fields of a later ONNX) is
+refused by name.  None of the listed messages can contain itself: there is nothing to recurse into.
 Field numbers: onnx/onnx.proto at ONNX 1.23 (IR version 13).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,62 +15,63 @@ from edgedistill_runtime.errors import BundleError
 
 MAX_FIELDS = 300_000
 MAX_TENSOR_ELEMENTS = 1 << 29
-MAX_WINDOW = 4096  # no kernel, stride, dilation or pad of a real network is larger
+MAX_WINDOW = 4096  # no kernel, stride, dilation, pad or group of a real network is larger
 MIN_OPSET, MAX_OPSET = 13, 25
 MAX_IR_VERSION = 13
 
-OPERATORS = {
-    "": frozenset(
-        "Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Dropout Erf Flatten Gather "
-        "Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LayerNormalization "
-        "LeakyRelu MatMul MaxPool Mul Pow QuantizeLinear ReduceMean Relu Reshape Sigmoid Slice Softmax "
-        "Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
-    ),
-    "com.microsoft": frozenset(
-        "DequantizeLinear DynamicQuantizeMatMul MatMulNBits QGemm QLinearAdd QLinearConcat "
-        "QLinearGlobalAveragePool QLinearMul QuantizeLinear".split()
-    ),
-}
+_STANDARD = """
+    Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Dropout Erf
+    Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish
+    Identity LayerNormalization LeakyRelu MatMul MaxPool Mul Pow QuantizeLinear
+    ReduceMean Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose
+    Unsqueeze Where
+"""
+_MICROSOFT = """
+    DequantizeLinear DynamicQuantizeMatMul MatMulNBits QGemm QLinearAdd QLinearConcat
+    QLinearGlobalAveragePool QLinearMul QuantizeLinear
+"""
+OPERATORS = {"": frozenset(_STANDARD.split()), "com.microsoft": frozenset(_MICROSOFT.split())}
+"""What our exporters and quantizers emit, by domain."""
 _OPERATOR_ALIASES = {"ai.onnx": ""}
 
 # field number -> (name, kind); a kind is a message's name, or one of the scalars below
 _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
     "ModelProto": {
         1: ("ir_version", "int"),
-        2: ("producer_name", "bytes"),
-        3: ("producer_version", "bytes"),
-        4: ("domain", "bytes"),
+        2: ("producer_name", "text"),
+        3: ("producer_version", "text"),
+        4: ("domain", "text"),
         5: ("model_version", "int"),
-        6: ("doc_string", "bytes"),
+        6: ("doc_string", "text"),
         7: ("graph", "GraphProto"),
         8: ("opset_import", "OperatorSetIdProto"),
         14: ("metadata_props", "StringStringEntryProto"),
     },
-    "OperatorSetIdProto": {1: ("domain", "bytes"), 2: ("version", "int")},
-    "StringStringEntryProto": {1: ("key", "bytes"), 2: ("value", "bytes")},
+    "OperatorSetIdProto": {1: ("domain", "text"), 2: ("version", "int")},
+    "StringStringEntryProto": {1: ("key", "text"), 2: ("value", "text")},
     "GraphProto": {
         1: ("node", "NodeProto"),
-        2: ("name", "bytes"),
+        2: ("name", "text"),
         5: ("initializer", "TensorProto"),
-        10: ("doc_string", "bytes"),
+        10: ("doc_string", "text"),
         11: ("input", "ValueInfoProto"),
         12: ("output", "ValueInfoProto"),
         13: ("value_info", "ValueInfoProto"),
         16: ("metadata_props", "StringStringEntryProto"),
     },
     "NodeProto": {
-        1: ("input", "bytes"),
-        2: ("output", "bytes"),
-        3: ("name", "bytes"),
-        4: ("op_type", "bytes"),
+        1: ("input", "text"),
+        2: ("output", "text"),
+        3: ("name", "text"),
+        4: ("op_type", "text"),
         5: ("attribute", "AttributeProto"),
-        6: ("doc_string", "bytes"),
-        7: ("domain", "bytes"),
-        8: ("overload", "bytes"),
+        6: ("doc_string", "text"),
+        7: ("domain", "text"),
+        8: ("overload", "text"),
         9: ("metadata_props", "StringStringEntryProto"),
     },
     "AttributeProto": {
-        1: ("name", "bytes"),
+        1: ("name", "text"),
         2: ("f", "float"),
         3: ("i", "int"),
         4: ("s", "bytes"),
@@ -79,7 +79,7 @@ _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
         7: ("floats", "float"),
         8: ("ints", "int"),
         9: ("strings", "bytes"),
-        13: ("doc_string", "bytes"),
+        13: ("doc_string", "text"),
         20: ("type", "int"),
     },
     "TensorProto": {
@@ -88,23 +88,23 @@ _MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
         4: ("float_data", "float"),
         5: ("int32_data", "int"),
         7: ("int64_data", "int"),
-        8: ("name", "bytes"),
+        8: ("name", "text"),
         9: ("raw_data", "bytes"),
         10: ("double_data", "double"),
         11: ("uint64_data", "int"),
-        12: ("doc_string", "bytes"),
+        12: ("doc_string", "text"),
         14: ("data_location", "int"),
     },
     "ValueInfoProto": {
-        1: ("name", "bytes"),
+        1: ("name", "text"),
         2: ("type", "TypeProto"),
-        3: ("doc_string", "bytes"),
+        3: ("doc_string", "text"),
         4: ("metadata_props", "StringStringEntryProto"),
     },
-    "TypeProto": {1: ("tensor_type", "TensorType"), 6: ("denotation", "bytes")},
+    "TypeProto": {1: ("tensor_type", "TensorType"), 6: ("denotation", "text")},
     "TensorType": {1: ("elem_type", "int"), 2: ("shape", "TensorShapeProto")},
     "TensorShapeProto": {1: ("dim", "Dimension")},
-    "Dimension": {1: ("dim_value", "int"), 2: ("dim_param", "bytes"), 3: ("denotation", "bytes")},
+    "Dimension": {1: ("dim_value", "int"), 2: ("dim_param", "text"), 3: ("denotation", "text")},
 }
 # refused by name, so that the sentence says what was found
 _REFUSED = {
@@ -127,13 +127,36 @@ _REFUSED = {
     ("TypeProto", 8): "a sparse tensor type",
     ("TypeProto", 9): "an optional type",
 }
-_SCALARS = {"int": (0, 2), "float": (5, 2), "double": (1, 2), "bytes": (2,)}
-_ELEMENT_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64}
+# all others may stand once: protobuf would merge or overrule them after we have looked
+_REPEATED = frozenset(
+    ("node", "initializer", "input", "output", "value_info", "attribute", "opset_import", "dim")
+    + ("metadata_props", "dims", "ints", "floats", "strings", "float_data", "double_data")
+    + ("int32_data", "int64_data", "uint64_data")
+)
+_WIRE_TYPES = {"int": 0, "float": 5, "double": 1}  # of one value; repeated ones may be packed
+_ELEMENT_BITS = {
+    1: 32,
+    2: 8,
+    3: 8,
+    4: 16,
+    5: 16,
+    6: 32,
+    7: 64,
+    9: 8,
+    10: 16,
+    11: 64,
+    12: 32,
+    13: 64,
+}
 _ELEMENT_BITS |= {16: 16, 21: 4, 22: 4}  # bfloat16, uint4, int4
-_WINDOW_ATTRIBUTES = frozenset((b"kernel_shape", b"pads", b"strides", b"dilations", b"group"))
+_INTEGERS = frozenset((2, 3, 4, 5, 6, 7, 12, 13, 21, 22))
+_LEAST_WINDOW = {"kernel_shape": 1, "pads": 0, "strides": 1, "dilations": 1, "group": 1}
 
 Message = dict[str, list[Any]]
-"""A parsed message: field name -> its values, in order (submessages are Messages themselves)."""
+"""A parsed message: field name -> its values, in order.
+
+A submessage is a Message, text a str; floats stay bytes, several of them packed in one.
+"""
 
 
 def check_onnx(data: bytes) -> None:
@@ -141,21 +164,22 @@ def check_onnx(data: bytes) -> None:
     model = _Walk().message(memoryview(data), "ModelProto")
     if len(model.get("graph", ())) != 1:
         raise BundleError("the model has no graph, or more than one")
-    if not 1 <= model.get("ir_version", [0])[-1] <= MAX_IR_VERSION:
+    if not 1 <= _only(model, "ir_version", 0) <= MAX_IR_VERSION:
         raise BundleError(f"the model's IR version is not 1 to {MAX_IR_VERSION}")
     for opset in model.get("opset_import", ()):
-        domain, version = bytes(_last(opset, "domain", b"")), _last(opset, "version", 0)
-        if domain in (b"", b"ai.onnx") and not MIN_OPSET <= version <= MAX_OPSET:
+        domain, version = _only(opset, "domain", ""), _only(opset, "version", 0)
+        if domain in ("", "ai.onnx") and not MIN_OPSET <= version <= MAX_OPSET:
             raise BundleError(f"the model's opset {version} is not {MIN_OPSET} to {MAX_OPSET}")
     graph = model["graph"][0]
     for tensor in graph.get("initializer", ()):
         _check_tensor(tensor)
     for node in graph.get("node", ()):
         _check_node(node)
+    _check_divisions(graph)
 
 
 def _check_node(node: Message) -> None:
-    operator, domain = (bytes(_last(node, key, b"")).decode() for key in ("op_type", "domain"))
+    operator, domain = _only(node, "op_type", ""), _only(node, "domain", "")
     domain = _OPERATOR_ALIASES.get(domain, domain)
     if operator not in OPERATORS.get(domain, ()):
         name = f"{domain}.{operator}" if domain else operator
@@ -163,38 +187,85 @@ def _check_node(node: Message) -> None:
     for attribute in node.get("attribute", ()):
         for tensor in attribute.get("t", ()):
             _check_tensor(tensor)
-        if bytes(_last(attribute, "name", b"")) in _WINDOW_ATTRIBUTES:
-            values = attribute.get("ints", [])
-            if len(values) > 16 or any(not 0 <= v <= MAX_WINDOW for v in values):
-                raise BundleError(f"{operator} has a window of {values[:16]}; at most {MAX_WINDOW}")
+        least = _LEAST_WINDOW.get(_only(attribute, "name", ""))
+        if least is not None:
+            values = attribute.get("ints", []) + attribute.get("i", [])
+            if len(values) > 16 or any(not least <= v <= MAX_WINDOW for v in values):
+                raise BundleError(
+                    f"{operator} has a window of {values[:16]}; it may be {least} to {MAX_WINDOW}"
+                )
+
+
+def _check_divisions(graph: Message) -> None:
+    """Refuse Div of integers: the least one by −1 kills the process (SIGFPE in onnxruntime 1.32).
+
+    An output has the type of the first input, but for the operators named in `_makes_integers`.
+    Networks of fixed shapes have no use for such a division.
+    """
+    made, integers = {""}, set[str]()
+    for tensor in graph.get("initializer", ()):
+        made.add(name := _only(tensor, "name", ""))
+        if _only(tensor, "data_type", 0) in _INTEGERS:
+            integers.add(name)
+    for value in graph.get("input", ()):
+        made.add(name := _only(value, "name", ""))
+        kind = _only(_only(value, "type", {}), "tensor_type", {})
+        if _only(kind, "elem_type", 0) in _INTEGERS:
+            integers.add(name)
+    for node in graph.get("node", ()):
+        inputs, outputs = node.get("input", []), node.get("output", [])
+        operator = _only(node, "op_type", "")
+        if not made.issuperset(inputs):
+            raise BundleError(f"the model's {operator} uses a tensor that nothing before it makes")
+        if operator == "Div" and not integers.isdisjoint(inputs):
+            raise BundleError("the model has a Div of integers, which bundles may not hold")
+        made.update(outputs)
+        if _makes_integers(node, operator, integers):
+            integers.update(outputs)
+        elif operator == "MaxPool":
+            integers.update(outputs[1:])  # the indices
+
+
+def _makes_integers(node: Message, operator: str, integers: set[str]) -> bool:
+    attributes = node.get("attribute", [])
+    if operator == "Cast":
+        return any(_only(a, "i", 0) in _INTEGERS for a in attributes)
+    if operator == "Constant":
+        kinds = [_only(t, "data_type", 0) for a in attributes for t in a.get("t", ())]
+        names = {_only(a, "name", "") for a in attributes}
+        return bool(_INTEGERS.intersection(kinds) or names & {"value_int", "value_ints"})
+    if operator == "Where":
+        return not integers.isdisjoint(node.get("input", [])[1:])
+    return operator != "DequantizeLinear" and not integers.isdisjoint(node.get("input", [])[:1])
 
 
 def _check_tensor(tensor: Message) -> None:
-    name = bytes(_last(tensor, "name", b"")).decode()
+    name = _only(tensor, "name", "")
     if any(tensor.get("data_location", ())):
         raise BundleError(f"the tensor {name!r} has external data; everything must be in the file")
-    bits = _ELEMENT_BITS.get(_last(tensor, "data_type", 0))
+    bits = _ELEMENT_BITS.get(_only(tensor, "data_type", 0))
     if bits is None:
         raise BundleError(f"the tensor {name!r} has a data type that bundles may not hold")
     dims, elements = tensor.get("dims", []), 1
     for size in dims:
         elements *= size
-        if size < 0 or len(dims) > 8 or elements > MAX_TENSOR_ELEMENTS:
+        if not 0 <= size <= MAX_TENSOR_ELEMENTS >= elements or len(dims) > 8:
             raise BundleError(f"the tensor {name!r} has the shape {dims[:9]}")
     raw = tensor.get("raw_data")
     if raw is not None:
         if len(raw) != 1 or len(raw[0]) != (elements * bits + 7) // 8:
             raise BundleError(f"the tensor {name!r} has not as many bytes as its shape says")
         return
-    kinds = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
-    stored = sum(len(tensor.get(kind, ())) for kind in kinds)
-    if stored not in (elements, (elements * bits + 31) // 32):  # 4-bit types pack 8 in an int32
+    stored = sum(len(tensor.get(k, ())) for k in ("int32_data", "int64_data", "uint64_data"))
+    stored += sum(map(len, tensor.get("float_data", ()))) // 4
+    stored += sum(map(len, tensor.get("double_data", ()))) // 8
+    if stored != (elements if bits > 4 else (elements + 1) // 2):  # two 4-bit ones in a number
         raise BundleError(f"the tensor {name!r} has {stored} elements, its shape says {elements}")
 
 
-def _last(message: Message, field: str, default: Any) -> Any:
-    """A singular field's value: protobuf takes the last one."""
-    return message.get(field, [default])[-1]
+def _only(message: Message, field: str, default: Any) -> Any:
+    """The value of a field that stands at most once."""
+    return message.get(field, [default])[0]
 
 
 class _Walk:
@@ -208,21 +279,26 @@ class _Walk:
         result: Message = {}
         for number, wire, value in self._fields(data, kind):
             if (kind, number) in _REFUSED:
-                raise BundleError(f"the model holds {_REFUSED[kind, number]}, which bundles may not")
+                raise BundleError(
+                    f"the model holds {_REFUSED[kind, number]}, which bundles may not"
+                )
             if number not in known:
                 raise BundleError(f"the model holds the unknown field {number} in a {kind}")
             name, what = known[number]
-            if wire not in _SCALARS.get(what, (2,)):
-                raise BundleError(f"the model's {kind}.{name} is not encoded as its type says")
             values = result.setdefault(name, [])
+            if values and name not in _REPEATED:
+                raise BundleError(f"the model's {kind}.{name} stands twice")
+            single = _WIRE_TYPES.get(what, 2)
+            if wire != single and (wire != 2 or name not in _REPEATED):
+                raise BundleError(f"the model's {kind}.{name} is not encoded as its type says")
             if what in _MESSAGES:
                 values.append(self.message(value, what))
-            elif what == "bytes" or wire != 2:
-                if name in ("name", "op_type", "domain"):
-                    _text(value, kind, name)
-                values.append(_signed(value) if what == "int" else value)
+            elif what == "text":
+                values.append(_text(value, kind, name))
+            elif what == "int":
+                values.extend(self._packed(value) if wire == 2 else [_signed(value)])
             else:
-                values.extend(self._packed(value, what))
+                values.append(value)
         return result
 
     def _fields(self, data: memoryview, kind: str) -> Iterator[tuple[int, int, Any]]:
@@ -248,12 +324,7 @@ class _Walk:
             yield number, wire, data[position : position + size]
             position += size
 
-    def _packed(self, data: memoryview, what: str) -> list[Any]:
-        if what in ("float", "double"):
-            size = 4 if what == "float" else 8
-            if len(data) % size:
-                raise BundleError("the model has packed numbers that end too early")
-            return [x for (x,) in struct.iter_unpack(f"<{size}s", data)]
+    def _packed(self, data: memoryview) -> list[int]:
         values, position = [], 0
         while position < len(data):
             self.fields += 1
@@ -264,9 +335,9 @@ class _Walk:
         return values
 
 
-def _text(value: memoryview, kind: str, name: str) -> None:
+def _text(value: memoryview, kind: str, name: str) -> str:
     try:
-        bytes(value).decode()
+        return bytes(value).decode()
     except UnicodeDecodeError as error:
         raise BundleError(f"the model's {kind}.{name} is not UTF-8") from error
 

@@ -2,9 +2,10 @@
 
 Let X of n runs be over the limit.  If the true p-th percentile were over it, X would be at least
 binomial with probability 1 − p/100, so a small X is evidence for "within", a large one for "over"
-(exact binomial tails).  Looking after every run would find such evidence by luck: the decision falls
-only at fixed run counts, and the 5 % error is shared out over them (Bonferroni).  Neighbouring runs
-are alike, so n and X count as n/τ and X/τ, where τ is the integrated autocorrelation time.
+(exact binomial tails).  Looking after every run would find such evidence by luck: the decision
+falls only at fixed run counts, and the 5 % error is shared out over them (Bonferroni).
+Neighbouring runs are alike, so n and X count as n/τ and X/τ, where τ is the integrated
+autocorrelation time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ERROR = 0.05
 
 
 def decide(latencies_ms: Sequence[float], limit_ms: float, percentile: int) -> str | None:
-    """"PASS", "FAIL", or None while the runs do not decide it.  Call it at the LOOKS only."""
+    """ "PASS", "FAIL", or None while the runs do not decide it.  Call it at the LOOKS only."""
     over_rate = 1 - percentile / 100
     tau = autocorrelation_time(latencies_ms)
     n = int(len(latencies_ms) / tau)

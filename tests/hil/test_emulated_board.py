@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgedistill_runtime import load
 
 pytestmark = pytest.mark.hil

@@ -1,9 +1,9 @@
 """EdgeDistill: distil a large teacher into a small student that fits a board's budget.
 
-    from edgedistill import Recipe, fit
+from edgedistill import Recipe, fit
 
-    result = fit(Recipe(profile="rpi4", latency_ms=5))
-    print(result.bundle, result.report["retention"])
+result = fit(Recipe(profile="rpi4", latency_ms=5))
+print(result.bundle, result.report["retention"])
 """
 
 from __future__ import annotations

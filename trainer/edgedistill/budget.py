@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import edgedistill_runtime.manifest as contract
-
 from edgedistill.profiles import DeviceProfile
 from edgedistill.recipe import Recipe
 
@@ -27,7 +26,14 @@ class Limit:
 
 def combine(recipe: Recipe, profile: DeviceProfile) -> contract.Budget:
     """The recipe's limits laid over the profile's defaults."""
-    names = ("latency_ms", "percentile", "peak_ram_mib", "size_mib", "cold_start_ms", "min_retention")
+    names = (
+        "latency_ms",
+        "percentile",
+        "peak_ram_mib",
+        "size_mib",
+        "cold_start_ms",
+        "min_retention",
+    )
     limits = {}
     for name in names:
         own = getattr(recipe, name)

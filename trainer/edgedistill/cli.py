@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from edgedistill_runtime.cli import run_command
 
 from edgedistill import __version__
+from edgedistill_runtime.cli import run_command
 
 if TYPE_CHECKING:
     from edgedistill.profiles import DeviceProfile
@@ -53,12 +53,14 @@ def cli() -> None:
 @click.option("--device", metavar="auto|cpu|cuda|mps", help="Where to train.  [default: auto]")
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything random.  [default: 0]")
 @click.option("--out", metavar="DIR", help="Folder of the results.  [default: build/DATA-PROFILE]")
-@click.option("--fresh", is_flag=True, help="Forget finished stages of an earlier run in that folder.")
-@click.option("--plan", "plan_only", is_flag=True, help="List the candidates and their cost; train nothing.")
+@click.option(
+    "--fresh", is_flag=True, help="Forget finished stages of an earlier run in that folder."
+)
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="List the candidates and their cost; train nothing."
+)
 @JSON
-def fit(
-    recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **options: Any
-) -> None:
+def fit(recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **options: Any) -> None:
     """Pick a student inside a board's budget, distil it, quantize, export, check and pack it.
 
     RECIPE is a TOML file; every option can stand in it under the same name, with _ for -.  Options
@@ -110,7 +112,9 @@ def profiles(name: str | None, as_json: bool) -> None:
             continue
         click.echo(f"{profile.name:16} {profile.board.name:34} {profile.isa:20} {what}")
     if as_json:
-        click.echo(json.dumps([{"name": p.name, "board": p.board.name, "isa": p.isa} for p in known]))
+        click.echo(
+            json.dumps([{"name": p.name, "board": p.board.name, "isa": p.isa} for p in known])
+        )
 
 
 def _print_profile(profile: DeviceProfile, as_json: bool) -> None:
@@ -149,11 +153,12 @@ def _sourced(profile: DeviceProfile, text: str, path: str) -> None:
 def _print_plan(found: Plan) -> None:
     budget = found.budget
     _say(f"{found.family} for {found.profile}: {len(found.fitting)} of {found.size} candidates fit")
-    _say(f"  {'parameters':>10} {'MACs':>10} {'p50 ms':>8} {'bound':>8} {'RAM MiB':>8} {'MiB':>7}  spec")
+    _say("  parameters       MACs   p50 ms    bound  RAM MiB     MiB  spec")
     for c in found.fitting[:12]:
         _say(
-            f"  {c.parameters:>10,} {c.macs:>10,} {c.latency.p50_ms:>8.3f} {c.latency.bound_ms:>8.3f} "
-            f"{c.costs['peak_ram_mib']:>8.1f} {c.costs['size_mib']:>7.4f}  {c.precision} {c.spec}"
+            f"  {c.parameters:>10,} {c.macs:>10,} {c.latency.p50_ms:>8.3f} "
+            f"{c.latency.bound_ms:>8.3f} {c.costs['peak_ram_mib']:>8.1f} "
+            f"{c.costs['size_mib']:>7.4f}  {c.precision} {c.spec}"
         )
     if len(found.fitting) > 12:
         _say(f"  … and {len(found.fitting) - 12} more (all of them with --json)")
@@ -179,8 +184,10 @@ def _print_result(result: FitResult) -> None:
         f"{'student, ' + r['precision']:18}{student['metric']:>10.4f}{r['size_mib']:>10.3f}"
         f"{r['host']['latency_ms']['p50']:>13.4f}{student['params']:>10,}{student['macs']:>12,}"
     )
-    _say(f"retention {r['retention']:.4f} on {r['test_samples']} test samples; "
-         f"{r['precision']}: {r['precision_reason']}")
+    _say(
+        f"retention {r['retention']:.4f} on {r['test_samples']} test samples; "
+        f"{r['precision']}: {r['precision_reason']}"
+    )
     _say("")
     _say(f"{'budget':16}{'limit':>10}{'value':>10}  {'standing':<20}ok")
     for x in result.budget:
@@ -243,7 +250,7 @@ def _say(text: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
+    """Entry point of `edgedistill`."""
     run_command(cli, "edgedistill")
 
 

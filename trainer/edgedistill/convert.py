@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import safetensors.torch
 import torch
-from edgedistill_runtime.manifest import Backend
 from torch import nn
 
 from edgedistill import quantize, verify
@@ -15,6 +14,7 @@ from edgedistill.cache import Cache, digest
 from edgedistill.data import Split
 from edgedistill.distill import Trainer
 from edgedistill.export import onnx as exporter
+from edgedistill_runtime.manifest import Backend
 
 CALIBRATION_SAMPLES = 256
 

@@ -9,14 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import edgedistill_runtime.manifest as contract
 import msgspec
 import numpy as np
 import torch
-from edgedistill_runtime import bench
-from edgedistill_runtime.files import write_atomically
-from edgedistill_runtime.model import load
 
+import edgedistill_runtime.manifest as contract
 from edgedistill import pack as packing
 from edgedistill import report, verify
 from edgedistill.budget import Limit
@@ -24,6 +21,7 @@ from edgedistill.cache import Cache, digest, user_cache
 from edgedistill.convert import Converted, Converter
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import total_macs
+from edgedistill.data import Split
 from edgedistill.distill import Student, Teacher, Trainer
 from edgedistill.errors import ExportError, OverBudget
 from edgedistill.progress import Progress
@@ -32,6 +30,9 @@ from edgedistill.search import Candidate
 from edgedistill.setting import Setting
 from edgedistill.students.modules import parameters
 from edgedistill.tasks import ImageClassification
+from edgedistill_runtime import bench
+from edgedistill_runtime.files import write_atomically
+from edgedistill_runtime.model import load
 
 HOST_BENCH_SECONDS = 1.0
 
@@ -75,9 +76,7 @@ class Delivery:
 
     def student(self, candidate: Candidate, teacher: Teacher) -> Student:
         self._begin("distil")
-        student = self.trainer.student(
-            self.setting.family, candidate.spec, teacher, self.progress
-        )
+        student = self.trainer.student(self.setting.family, candidate.spec, teacher, self.progress)
         for trial in student.trials:
             self.progress.note(
                 f"alpha {trial.alpha:g}  validation {self.task.metric} {trial.metric:.4f}, "
@@ -140,7 +139,7 @@ class Delivery:
         )
         path = self.out / "model.edge"
         packing.pack(path, contents, setting.profile, setting.engine)
-        write_atomically(self.out / "test.npz", _npz(x=data.test.x, y=data.test.y))
+        write_atomically(self.out / "test.npz", _npz(data.test))
         return path
 
     def report(
@@ -274,7 +273,7 @@ class Delivery:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + spent
 
 
-def _npz(**values: np.ndarray) -> bytes:
+def _npz(split: Split) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **values)
+    np.savez(buffer, x=split.x, y=split.y)
     return buffer.getvalue()

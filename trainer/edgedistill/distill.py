@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from edgedistill_runtime.files import write_atomically
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from edgedistill.progress import Progress
 from edgedistill.recipe import Recipe, Training
 from edgedistill.students import Family
 from edgedistill.tasks import ImageClassification, Steps
+from edgedistill_runtime.files import write_atomically
 
 CHECKPOINT_SECONDS = 2.0
 WARM_UP_SHARE = 0.15
@@ -112,8 +112,10 @@ class Trainer:
         module.eval()
         return Teacher(module, digest(weights), self._teacher_logits(module, digest(weights)))
 
-    def student(self, family: Family, spec: object, teacher: Teacher, progress: Progress) -> Student:
-        """Distil `spec`: alpha chosen by short trials on the validation split, then the full run."""
+    def student(
+        self, family: Family, spec: object, teacher: Teacher, progress: Progress
+    ) -> Student:
+        """Distil `spec`: alpha chosen by short trials on the validation split, then a full run."""
         plan = self.recipe.training
         key = digest("student", self._key, _plain(plan), family.name, repr(spec), teacher.digest)
         trials: tuple[Trial, ...] = ()
@@ -204,7 +206,8 @@ class Trainer:
             return buffer.getvalue()
 
         self.shared.get("logits.npy", key, make)
-        mapped = np.load(self.shared.path("logits.npy", key), mmap_mode="r", allow_pickle=False)
+        path = self.shared.path("logits.npy", key)
+        mapped: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
         return mapped
 
     def _train(

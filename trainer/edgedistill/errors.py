@@ -1,10 +1,10 @@
 """The host's errors: the runtime's, and those that only fitting can meet.
 
-    EdgeDistillError            2  cannot run (edgedistill_runtime.errors)
-    ├── SettingsError           2  a recipe, a profile or an option is not what it must be
-    ├── DataError               2  the data cannot be read or used
-    ├── ExportError             2  a model cannot be exported, or the exported file disagrees
-    └── OverBudget              1  no student fits, or the packed file misses a limit
+EdgeDistillError            2  cannot run (edgedistill_runtime.errors)
+├── SettingsError           2  a recipe, a profile or an option is not what it must be
+├── DataError               2  the data cannot be read or used
+├── ExportError             2  a model cannot be exported, or the exported file disagrees
+└── OverBudget              1  no student fits, or the packed file misses a limit
 """
 
 from __future__ import annotations

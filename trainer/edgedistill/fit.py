@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from edgedistill.errors import OverBudget
@@ -64,4 +63,4 @@ def fit(
         raise OverBudget(f"no candidate passed the accuracy gate; tried {'; '.join(tried)}")
 
 
-__all__ = ["FitResult", "Path", "fit", "plan"]
+__all__ = ["FitResult", "fit", "plan"]

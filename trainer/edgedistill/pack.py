@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edgedistill_runtime.manifest as contract
 import numpy as np
-from edgedistill_runtime import arrays, bundle
-from edgedistill_runtime.backends.onnx import open_session
 from numpy.typing import NDArray
 
+import edgedistill_runtime.manifest as contract
 from edgedistill.profiles import Choice, DeviceProfile
+from edgedistill_runtime import arrays, bundle
+from edgedistill_runtime.backends.onnx import open_session
 
 GOLDEN_SAMPLES = 20
 OVERHEAD_BYTES = 4096

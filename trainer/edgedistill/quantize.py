@@ -25,10 +25,15 @@ def static_int8(model: bytes, input_name: str, calibration: Array) -> bytes:
     calibration: preprocessed samples, (n, …), n of about 256.  Returns the quantized ONNX file.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Samples(CalibrationDataReader):
+    class Samples(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
             self.rest = iter(calibration)
 

@@ -1,4 +1,4 @@
-"""What to fit: one frozen struct, written as TOML, as options or in Python.  Defaults stand only here."""
+"""What to fit: one frozen struct, as TOML, options or Python.  Defaults stand only here."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ class Recipe(Settings, frozen=True):
             table = settings.parse(default.read_text(encoding="utf-8"), "digits.toml")
         merged = table | msgspec.to_builtins(given)
         if "profile" not in merged:
-            raise SettingsError("no device profile given; name one with --profile (rpi4, rpi5, host, …)")
+            raise SettingsError(
+                "no device profile given; name one with --profile (rpi4, rpi5, host, …)"
+            )
         return settings.convert(merged, Recipe, where)
 
     @property
@@ -113,4 +115,6 @@ class Recipe(Settings, frozen=True):
 
     @property
     def out_folder(self) -> Path:
-        return Path(self.out) if self.out else Path("build") / f"{self.data_name}-{self.profile_name}"
+        return (
+            Path(self.out) if self.out else Path("build") / f"{self.data_name}-{self.profile_name}"
+        )

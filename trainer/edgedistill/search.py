@@ -1,4 +1,4 @@
-"""Which student to train: every spec of the family, priced on the board before anything is trained."""
+"""Which student to train: every spec of the family, priced before anything is trained."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgedistill_runtime.manifest import Budget
-
 from edgedistill.cost import memory
 from edgedistill.cost.kernels import total_macs, total_parameters
 from edgedistill.cost.latency import JITTER, LatencyEstimate, estimate
@@ -16,7 +14,10 @@ from edgedistill.data import Dataset
 from edgedistill.errors import OverBudget
 from edgedistill.profiles import DeviceProfile
 from edgedistill.students import Family
+from edgedistill_runtime.manifest import Budget
 
+CAPACITY_SHARE = 0.75
+"""Candidates with this share of the largest capacity are held to learn as well as it."""
 UNITS = {"latency_ms": "ms", "peak_ram_mib": "MiB", "size_mib": "MiB"}
 
 
@@ -82,7 +83,7 @@ class Plan:
         return self.fitting
 
     def infeasible(self) -> str:
-        """What binds, by how much the nearest candidate misses it, and the nearest budget that fits."""
+        """What binds, by how much the nearest candidate misses it, and the budget that fits."""
         missed = self.nearest.over(self.budget)
         worst = max(missed, key=missed.__getitem__)
         limit, cost = getattr(self.budget, worst), self.nearest.costs[worst]
@@ -93,17 +94,22 @@ class Plan:
         return (
             f"no student of {self.family!r} fits {self.profile}: {worst}{at} binds, the nearest "
             f"candidate needs {cost:.3g} {UNITS[worst]} ({self.nearest.latency.standing}), "
-            f"{missed[worst]:.3g} times the limit of {limit:.3g}; the nearest budget that fits: {options}"
+            f"{missed[worst]:.3g} times the limit of {limit:.3g}; "
+            f"the nearest budget that fits: {options}"
         )
 
 
 def plan(
-    family: Family, data: Dataset, profile: DeviceProfile, budget: Budget, precisions: tuple[str, ...]
+    family: Family,
+    data: Dataset,
+    profile: DeviceProfile,
+    budget: Budget,
+    precisions: tuple[str, ...],
 ) -> Plan:
     """Price every spec in every precision; keep those whose bounds fit, best first.
 
-    Best is the first precision of `precisions` that fits at all, then most parameters (capacity),
-    then least latency.
+    Best is the first precision of `precisions` that fits at all; then capacity (parameters), where
+    all within `CAPACITY_SHARE` of the largest count as equal; then least latency.
     """
     candidates = [
         _price(family, spec, data, profile, budget, precision)
@@ -111,8 +117,18 @@ def plan(
         for spec in family.specs(data.input_shape)
     ]
     fitting = [c for c in candidates if not c.over(budget)]
+    largest = {
+        p: max((c.parameters for c in fitting if c.precision == p), default=0) for p in precisions
+    }
     order = {precision: i for i, precision in enumerate(precisions)}
-    fitting.sort(key=lambda c: (order[c.precision], -c.parameters, c.latency.p50_ms, repr(c.spec)))
+    fitting.sort(
+        key=lambda c: (
+            order[c.precision],
+            _capacity_class(c.parameters, largest[c.precision]),
+            c.latency.p50_ms,
+            repr(c.spec),
+        )
+    )
     kept_out: dict[str, int] = {}
     for candidate in candidates:
         for name in candidate.over(budget):
@@ -152,6 +168,11 @@ def _price(
             "size_mib": memory.bundle_mib(kernels, precision, sample_bytes, classes),
         },
     )
+
+
+def _capacity_class(parameters: int, largest: int) -> int:
+    """0 for the largest and those like it, 1 for those about CAPACITY_SHARE as large, and so on."""
+    return math.floor(math.log(parameters / largest) / math.log(CAPACITY_SHARE))
 
 
 def _round_up(value: float) -> str:

@@ -1,10 +1,8 @@
-"""What a recipe means on this day: its profile, data, budget, engine and family, looked up and checked."""
+"""What a recipe means: its profile, data, budget, engine and family, looked up and checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from edgedistill_runtime.manifest import Backend, Budget
 
 from edgedistill import budget, data, search
 from edgedistill.data import Dataset
@@ -12,6 +10,7 @@ from edgedistill.errors import SettingsError
 from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.recipe import Recipe
 from edgedistill.students import Family, family
+from edgedistill_runtime.manifest import Backend, Budget
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Setting:
             return "asked for"
         if precision == "float32":
             return (
-                f"{self.profile.name} has no measured rates for {self.engine.name}, and the size and "
-                "memory limits do not need int8"
+                f"{self.profile.name} has no measured rates for {self.engine.name}, "
+                "and the size and memory limits do not need int8"
             )
         return "no float32 candidate is within the size and memory limits"
 
@@ -68,8 +67,8 @@ class Setting:
         data = self.data
         counts = "/".join(str(len(s)) for s in (data.train, data.validation, data.test))
         return (
-            f"{data.name}: {len(data.labels)} classes, {counts} samples; {self.profile.board.name}, "
-            f"{self.engine.name} {self.engine.version}"
+            f"{data.name}: {len(data.labels)} classes, {counts} samples; "
+            f"{self.profile.board.name}, {self.engine.name} {self.engine.version}"
         )
 
 

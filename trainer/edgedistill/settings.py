@@ -1,4 +1,4 @@
-"""Read TOML written by people into frozen structs, strictly: an unknown key is an error with a hint."""
+"""Read TOML written by people into frozen structs, strictly: an unknown key is an error."""
 
 from __future__ import annotations
 

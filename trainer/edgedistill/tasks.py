@@ -1,4 +1,4 @@
-"""What a kind of task brings: preprocessing, augmentation, the metric, the teacher trained on the spot."""
+"""What a kind of task brings: preprocessing, augmentation, metric, a teacher to train here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from edgedistill_runtime import preprocess
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgedistill import teachers
 from edgedistill.data import Split
+from edgedistill_runtime import preprocess
 
 Steps = tuple[dict[str, Any], ...]
 
@@ -38,7 +38,7 @@ class ImageClassification:
         return normalize, {"op": "channels_first"}
 
     def prepare(self, steps: Steps, images: NDArray[np.uint8]) -> Tensor:
-        """The network's input, by the code that runs on the board.  -> (n, channels, height, width)"""
+        """The network's input, by the code of the board.  -> (n, channels, height, width)"""
         return torch.from_numpy(preprocess.build(steps)(images))
 
     def views(self, images: Tensor, count: int, seed: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Judge exported files by the engine that will run them: parity with the module, and the metric.
 
-Tolerances: float32 may differ from torch by 1e-4 of the largest logit; a golden output may differ on
-another machine by 1e-3 of it in float32 and by 5 % of it in int8 (one or two quantization steps).
+Tolerances: float32 may differ from torch by 1e-4 of the largest logit; a golden output may differ
+on another machine by 1e-3 of it in float32 and by 5 % of it in int8 (a few quantization steps).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from edgedistill_runtime.backends.onnx import OnnxSession, open_session
-from edgedistill_runtime.manifest import Backend
-from edgedistill_runtime.verdict import quantile
 from numpy.typing import NDArray
 
 from edgedistill.errors import ExportError
+from edgedistill_runtime.backends.onnx import OnnxSession, open_session
+from edgedistill_runtime.manifest import Backend
+from edgedistill_runtime.verdict import quantile
 
 PARITY = 1e-4
 GOLDEN_TOLERANCE = {"float32": 1e-3, "int8": 0.05}
@@ -34,14 +34,14 @@ class Latency:
 
 
 def logits(model: bytes, inputs: Array, backend: Backend) -> Array:
-    """The exported file's answers, one sample a call, through the runtime.  (n, …) -> (n, classes)"""
+    """The exported file's answers, one sample a call.  (n, …) -> (n, classes)"""
     session = open_session(model, backend)
     name = session.inputs[0].name
     return np.concatenate([session.run({name: x[None]})[0] for x in inputs])
 
 
 def check_parity(exported: Array, reference: Array, where: str) -> float:
-    """Largest difference between the file and the torch module.  Raises ExportError if too large."""
+    """Largest difference between the file and the module.  Raises ExportError if too large."""
     difference = float(np.abs(exported - reference).max())
     scale = max(1.0, float(np.abs(reference).max()))
     if not difference <= PARITY * scale:

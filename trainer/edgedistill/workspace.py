@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from edgedistill_runtime.files import write_atomically
 
 from edgedistill.cache import Cache
 from edgedistill.errors import SettingsError
 from edgedistill.recipe import Recipe
+from edgedistill_runtime.files import write_atomically
 
 
 @contextmanager
@@ -29,7 +29,9 @@ def open_workspace(recipe: Recipe, fresh: bool) -> Iterator[Cache]:
     mark = work / "recipe.json"
     content = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(recipe, out="")))
     if not mark.exists() and out.exists() and any(out.iterdir()) and not work.exists():
-        raise SettingsError(f"{out}: not empty, and not made by fit; choose another folder with --out")
+        raise SettingsError(
+            f"{out}: not empty, and not made by fit; choose another folder with --out"
+        )
     work.mkdir(parents=True, exist_ok=True)
     with _lock(work / "lock", out):
         if mark.exists() and mark.read_bytes() != content and not fresh:

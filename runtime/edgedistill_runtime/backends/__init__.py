@@ -1,7 +1,7 @@
 """Inference engines behind one small interface.
 
-Another package can offer one through the entry-point group `edgedistill_runtime.backends`; its value
-is a function like those in `BACKENDS`.  Nothing is imported before a bundle names it.
+Another package can offer one through the entry-point group `edgedistill_runtime.backends`; its
+value is a function like those in `BACKENDS`.  Nothing is imported before a bundle names it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def opener(name: str) -> Opener:
     offers = entry_points(group=GROUP, name=name)
     if len(offers) > 1:
         owners = ", ".join(sorted(o.value for o in offers))
-        raise EngineError(f"the backend {name!r} is offered twice ({owners}); uninstall one of them")
+        raise EngineError(
+            f"the backend {name!r} is offered twice ({owners}); uninstall one of them"
+        )
     for offer in offers:
         loaded: Opener = offer.load()
         return loaded

@@ -1,4 +1,4 @@
-"""onnxruntime as a backend: verified bytes in, one thread and no arena unless the manifest says so."""
+"""onnxruntime as a backend: verified bytes in; one thread, no arena unless the manifest says so."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class OnnxSession:
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "1" if settings.spinning else "0"
         )
+        # else a file that is ONNX and an ORT flatbuffer at once would be loaded as the unchecked one
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen types, most of them not exported
@@ -58,7 +60,9 @@ class OnnxSession:
         try:
             return cast(list[NDArray[Any]], self._session.run(None, inputs))
         except Exception as error:
-            raise EngineError(f"onnxruntime could not run the model: {_first_line(error)}") from error
+            raise EngineError(
+                f"onnxruntime could not run the model: {_first_line(error)}"
+            ) from error
 
 
 def open_session(data: bytes, settings: Backend) -> OnnxSession:

@@ -29,18 +29,43 @@ def kernels_of(model: bytes) -> tuple[Kernel, ...]:
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
-        optimized = Path(folder) / "optimized.onnx"
+        path = Path(folder) / "optimized.onnx"
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(optimized)
+        options.optimized_model_filepath = str(path)
         options.log_severity_level = 4
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(optimized).graph
-    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        dims = value.type.tensor_type.shape.dim
-        shapes[value.name] = tuple(d.dim_value for d in dims)
-    return tuple(_kernel(node, shapes) for node in graph.node)
+        optimized = onnx.load(path)
+    shapes = _shapes(optimized)
+    return tuple(_kernel(node, shapes) for node in optimized.graph.node)
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, by one run on zeros: fused operators have no shape inference."""
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    given = {o.name for o in model.graph.output}
+    made = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in given)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    kinds = {t.name: t.type.tensor_type.elem_type for t in model.graph.input}
+    zeros = {
+        t.name: np.zeros(t.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[t.name]))
+        for t in session.get_inputs()
+    }
+    names = [o.name for o in session.get_outputs()]
+    shapes |= {name: array.shape for name, array in zeros.items()}
+    return shapes | {
+        name: array.shape for name, array in zip(names, session.run(names, zeros), strict=True)
+    }
 
 
 def _kernel(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Kernel:

@@ -23,7 +23,9 @@ class Kernel:
     depthwise: bool = False
 
 
-def conv(op: str, image: tuple[int, int, int], channels: int, kernel: int, stride: int, depthwise: bool) -> Kernel:
+def conv(
+    op: str, image: tuple[int, int, int], channels: int, kernel: int, stride: int, depthwise: bool
+) -> Kernel:
     """A convolution with "same" padding.  image: (channels, height, width)."""
     c, h, w = image
     out = (channels, math.ceil(h / stride), math.ceil(w / stride))

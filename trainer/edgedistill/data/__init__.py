@@ -1,7 +1,7 @@
 """Data sources: a name or a path becomes labelled splits of decoded samples.
 
-Splits are stratified and fixed: they depend on the data alone, never on a recipe's seed, so that two
-runs are judged on the same test samples.
+Splits are stratified and fixed: they depend on the data alone, never on a recipe's seed, so that
+two runs are judged on the same test samples.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from edgedistill_runtime.manifest import Sample
 from numpy.typing import NDArray
 
 from edgedistill.cache import digest
 from edgedistill.errors import DataError, unknown
+from edgedistill_runtime.manifest import Sample
 
 TEST_SHARE = 0.25
 VALIDATION_SHARE = 0.2  # of what is left for training
@@ -61,7 +61,9 @@ def load(source: str) -> Dataset:
         return split(source, *BUILT_IN[source]())
     path = Path(source)
     if path.suffix != ".npz" and not path.exists():
-        raise DataError(unknown("data set", source, BUILT_IN) + "; or give the path of an .npz file")
+        raise DataError(
+            unknown("data set", source, BUILT_IN) + "; or give the path of an .npz file"
+        )
     from edgedistill.data.arrays import read_npz
 
     return split(path.stem, *read_npz(path))

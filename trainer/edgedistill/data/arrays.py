@@ -17,7 +17,9 @@ def read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[st
         with np.load(path, allow_pickle=False) as file:
             images, answers = file["x"], file["y"]
     except KeyError as error:
-        raise DataError(f"{path}: no array {error}; the file needs x (images) and y (labels)") from error
+        raise DataError(
+            f"{path}: no array {error}; the file needs x (images) and y (labels)"
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -33,8 +35,8 @@ def read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[st
         raise DataError(f"{path}: the images are {images.shape[2]}×{images.shape[1]}; at least 4×4")
     if answers.shape != (len(images),) or answers.dtype.kind not in "iuU":
         raise DataError(
-            f"{path}: y is {answers.dtype.name} of shape {list(answers.shape)}; it holds one integer "
-            f"or text label for each of the {len(images)} images"
+            f"{path}: y is {answers.dtype.name} of shape {list(answers.shape)}; it holds one "
+            f"integer or text label for each of the {len(images)} images"
         )
     names, targets = np.unique(answers, return_inverse=True)
     return images, targets.astype(np.int64), tuple(map(str, names))

@@ -1,4 +1,4 @@
-"""Export to ONNX: fixed batch of one, opset of the boards' runtimes, nothing of this machine inside."""
+"""Export to ONNX: batch of one, opset of the boards' runtimes, nothing of this machine inside."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def canonical(model: onnx.ModelProto) -> bytes:
     kept = [o for o in model.opset_import if o.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 @contextmanager

@@ -27,7 +27,9 @@ class Family(Protocol):
     def specs(self, input_shape: Shape) -> Iterable[Any]:
         """Every spec of the space for one preprocessed sample's shape (channels, height, width)."""
 
-    def kernels(self, spec: Any, input_shape: Shape, classes: int, precision: str) -> tuple[Kernel, ...]:
+    def kernels(
+        self, spec: Any, input_shape: Shape, classes: int, precision: str
+    ) -> tuple[Kernel, ...]:
         """What the engine will execute, equal to the exported graph.  Needs no torch."""
 
     def build(self, spec: Any, input_shape: Shape, classes: int) -> torch.nn.Module:

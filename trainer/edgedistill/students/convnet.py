@@ -1,8 +1,12 @@
-"""Depthwise-separable convolutional networks for images (MobileNets, Howard et al. 2017).
+"""Small convolutional networks for images, in two kinds of block.
 
-A stem convolution, then stages of depthwise 3×3 or 5×5 and pointwise 1×1 pairs; each stage after the
-first halves the image and widens it; global average pooling and one linear layer at the end.
-https://arxiv.org/abs/1704.04861
+`separable`: depthwise 3×3 or 5×5 and pointwise 1×1 pairs (MobileNets, Howard et al. 2017,
+https://arxiv.org/abs/1704.04861).  `dense`: plain 3×3 convolutions.  Separable blocks have fewer
+multiply-accumulates; on small images engines still run dense ones faster, parameter for parameter
+(docs/decisions/0004-two-kinds-of-block.md).
+
+A stem convolution, then stages of blocks; each stage after the first halves the image and widens
+it; global average pooling and one linear layer at the end.
 """
 
 from __future__ import annotations
@@ -25,15 +29,17 @@ MIN_SIDE = 2
 
 @dataclass(frozen=True)
 class ConvNetSpec:
+    block: str
+    """"separable" or "dense"."""
     width: int
     """Channels of the stem."""
     growth: float
     """How many times wider each stage is than the one before."""
     stages: int
     depth: int
-    """Pairs of depthwise and pointwise convolutions in each stage."""
+    """Blocks in each stage; the stem counts as a dense network's first."""
     kernel: int
-    """Side of the depthwise kernels."""
+    """Side of the depthwise, or dense, kernels."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,11 @@ class ConvNet:
         side = min(input_shape[1:])
         deepest = max(1, (side // MIN_SIDE).bit_length())
         stages = range(max(1, deepest - 2), deepest + 1)
-        space = itertools.product(WIDTHS, GROWTHS, stages, (1, 2, 3), (3, 5))
-        for width, growth, count, depth, kernel in space:
+        blocks = (("separable", 3), ("separable", 5), ("dense", 3))
+        space = itertools.product(blocks, WIDTHS, GROWTHS, stages, (1, 2, 3))
+        for (block, kernel), width, growth, count, depth in space:
             if count > 1 or growth == GROWTHS[0]:  # one stage has nothing to grow to
-                yield ConvNetSpec(width, growth, count, depth, kernel)
+                yield ConvNetSpec(block, width, growth, count, depth, kernel)
 
     def kernels(
         self, spec: ConvNetSpec, input_shape: Shape, classes: int, precision: str
@@ -114,8 +121,12 @@ def _layers(spec: ConvNetSpec) -> Iterator[_Layer]:
     yield _Layer(channels, 3, 1, False)
     for stage in range(spec.stages):
         wider = max(4, round(spec.width * spec.growth**stage / 4) * 4)
-        for block in range(spec.depth):
+        dense_stem = spec.block == "dense" and not stage
+        for block in range(1 if dense_stem else 0, spec.depth):
             stride = 2 if stage and not block else 1
-            yield _Layer(channels, spec.kernel, stride, True)
-            yield _Layer(wider, 1, 1, False)
+            if spec.block == "dense":
+                yield _Layer(wider, spec.kernel, stride, False)
+            else:
+                yield _Layer(channels, spec.kernel, stride, True)
+                yield _Layer(wider, 1, 1, False)
             channels = wider

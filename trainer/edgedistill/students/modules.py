@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 
-def conv_block(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Sequential:
+def conv_block(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
+) -> nn.Sequential:
     """Convolution, batch norm (folded into it at export), ReLU (fused into it by the engine)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
@@ -27,7 +29,8 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.blocks(image)  # (batch, channels, height, width)
-        return self.head(features.mean((2, 3)))  # (batch, classes)
+        logits: Tensor = self.head(features.mean((2, 3)))  # (batch, classes)
+        return logits
 
 
 def parameters(module: torch.nn.Module) -> int:
