@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,3 +21,53 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a board that cannot be had is a failure, not a skip",
     )
+    parser.addoption(
+        "--kills", type=int, default=3, help="how often a fit is killed and started again"
+    )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `edgedistill fit` left behind."""
+
+    out: Path
+    report: dict[str, Any]
+    stdout: str
+    stderr: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.out / "model.edge"
+
+    @property
+    def test_split(self) -> Path:
+        return self.out / "test.npz"
+
+
+def run_fit(
+    out: Path, cache: Path, *options: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """`edgedistill fit --profile rpi4` in a process of its own."""
+    command = [sys.executable, "-m", "edgedistill.cli", "fit", "--profile", "rpi4"]
+    return subprocess.run(
+        [*command, "--out", str(out), "--json", *options],
+        capture_output=True,
+        text=True,
+        check=check,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+    )
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of its own for the session: nothing of the user's is read or written."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Fitted:
+    """The README's command, run once."""
+    out = tmp_path_factory.mktemp("fitted") / "out"
+    done = run_fit(out, cache)
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Fitted(out, report, done.stdout, done.stderr)

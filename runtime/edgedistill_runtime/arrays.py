@@ -12,7 +12,7 @@ from edgedistill_runtime.errors import BundleError
 
 def encode(array: NDArray[Any]) -> bytes:
     """The array as a version-1.0 `.npy` file, in C order and little-endian."""
-    plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    plain = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return _header(plain.dtype.name, plain.shape) + plain.tobytes()
 
 

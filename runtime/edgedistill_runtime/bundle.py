@@ -170,23 +170,8 @@ def _headers(name: str, data: bytes, offset: int) -> tuple[bytes, bytes]:
     encoded, crc, size = name.encode(), zlib.crc32(data), len(data)
     local = _LOCAL.pack(b"PK\x03\x04", 20, 0, 0, 0, DOS_DATE, crc, size, size, len(encoded), 0)
     central = _CENTRAL.pack(
-        b"PK\x01\x02",
-        20,
-        20,
-        0,
-        0,
-        0,
-        DOS_DATE,
-        crc,
-        size,
-        size,
-        len(encoded),
-        0,
-        0,
-        0,
-        0,
-        0,
-        offset,
+        *(b"PK\x01\x02", 20, 20, 0, 0, 0, DOS_DATE, crc, size, size, len(encoded)),
+        *(0, 0, 0, 0, 0, offset),
     )
     return local + encoded, central + encoded
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from edgedistill_runtime.bench import BenchResult
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+MAX_SENTENCE = 1000
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line, last on stdout.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(__version__)
 def cli() -> None:
     """Run EdgeDistill bundles on this board, and prove their budget.
@@ -58,7 +60,7 @@ def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | 
     from edgedistill_runtime.bench import bench as measure
 
     for name, value in overrides.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise click.BadParameter(
                 "a limit must be over 0", param_hint=f"--{name.replace('_', '-')}"
             )
@@ -85,7 +87,7 @@ def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
     model = load(bundle)
     failed = False
     for source in inputs:
-        for item in read_items(source, sys.stdin, model.manifest.sample):
+        for item in read_items(source, sys.stdin.buffer, model.manifest.sample):
             row: dict[str, Any]
             try:
                 if item.sample is None:
@@ -93,7 +95,7 @@ def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
                 row = {"id": item.id, **dataclasses.asdict(model.predict(item.sample))}
             except InputError as error:
                 failed, row = True, {"id": item.id, "error": str(error)}
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(json.dumps(row))
     sys.exit(2 if failed else 0)
 
 
@@ -187,7 +189,8 @@ def main() -> NoReturn:
 def run_command(command: click.Group, program: str) -> NoReturn:
     """Run a command line; every expected error becomes one sentence on stderr and an exit code."""
     try:
-        command.main(prog_name=program, standalone_mode=False)
+        with command.make_context(program, sys.argv[1:]) as context:
+            command.invoke(context)  # not main(): it makes a closed pipe exit 1, "over budget"
         code = 0
     except click.exceptions.Exit as stop:
         code = stop.exit_code
@@ -199,7 +202,7 @@ def run_command(command: click.Group, program: str) -> NoReturn:
         code = _fail(program, str(error), error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
-        code = 0
+        code = 141  # as if SIGPIPE had ended it; no verdict was heard
     except MemoryError:
         code = _fail(program, "out of memory", 2)
     except OSError as error:
@@ -209,7 +212,8 @@ def run_command(command: click.Group, program: str) -> NoReturn:
 
 
 def _fail(program: str, sentence: str, code: int) -> int:
-    _say(f"{program}: {' '.join(sentence.split())}")
+    line = " ".join(sentence.split())
+    _say(f"{program}: {line if len(line) <= MAX_SENTENCE else line[:MAX_SENTENCE] + '…'}")
     return code
 
 

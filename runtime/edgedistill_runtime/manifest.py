@@ -29,7 +29,8 @@ MAX_TEXT = 4096
 MAX_FILES = 64
 MAX_STEPS = 16
 MAX_FILE_BYTES = 1 << 31
-FILE_NAME = re.compile(r"[a-z0-9._-]{1,64}")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # or half of a surrogate pair
+FILE_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 DTYPE_SIZES = {"float32": 4, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
 MAX_ELEMENTS = 1 << 28
 
@@ -220,7 +221,8 @@ def _check_json(value: Any, depth: int) -> None:
     if isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise ValueError(f"a text of {len(value)} characters; at most {MAX_TEXT}")
-        value.encode()  # half of a surrogate pair is no text
+        if _UNPRINTABLE.search(value):
+            raise ValueError(f"the text {value[:64]!r} has a control character")
     elif isinstance(value, dict | list):
         if not depth:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Model:
         self._inputs = {t.name: (np.dtype(t.dtype), t.shape) for t in self.manifest.inputs}
         self._input = self.manifest.inputs[0].name
         try:
-            prepared = self._prepare(self._golden[0][0])
+            with np.errstate(all="ignore"):
+                prepared = self._prepare(self._golden[0][0])
             _check_input(self._input, prepared, self._inputs)
         except (ValueError, TypeError, IndexError, InputError) as error:
             raise BundleError(
@@ -69,11 +71,14 @@ class Model:
     def predict(self, sample: Array) -> Prediction:
         """Classify one decoded sample (the manifest's `sample` says its type and shape).
 
-        Raises InputError if it is of another type or shape.
+        Raises InputError if it is of another type or shape, or its scores are not finite.
         """
         start = time.perf_counter_ns()
-        scores = self._postprocess(self.logits(sample))
-        best = int(scores.argmax())
+        with np.errstate(all="ignore"):
+            scores = self._postprocess(self.logits(sample))
+        best = int(scores.argmax())  # that of a NaN, if there is one
+        if not math.isfinite(scores[best]):
+            raise InputError("the model's scores for this sample are not finite numbers")
         labels = self.manifest.labels
         table = dict(zip(labels, scores.tolist(), strict=True))
         latency_ms = (time.perf_counter_ns() - start) / 1e6
@@ -87,7 +92,7 @@ class Model:
                 f"the sample is {_describe(sample)}; the model takes {dtype.name} "
                 f"of shape {list(shape)}"
             )
-        result: Array = self._session.run({self._input: self._prepare(sample)})[0][0]
+        result: Array = self._answer({self._input: self._prepare(sample)})[0][0]
         return result
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -101,8 +106,19 @@ class Model:
             )
         for name, array in inputs.items():
             _check_input(name, array, self._inputs)
-        outputs = self._session.run(inputs)
+        outputs = self._answer(inputs)
         return {t.name: o for t, o in zip(self.manifest.outputs, outputs, strict=True)}
+
+    def _answer(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """The engine's outputs.  Their shapes may hang on the data, whatever the file declares."""
+        outputs = self._session.run(inputs)
+        for declared, output in zip(self.manifest.outputs, outputs, strict=True):
+            if output.shape != declared.shape:
+                raise EngineError(
+                    f"output {declared.name!r} has the shape {list(output.shape)}; "
+                    f"the manifest declares {list(declared.shape)}"
+                )
+        return outputs
 
     def golden_samples(self) -> Array:
         """The samples that were packed as references.  (count, …)"""
@@ -114,8 +130,9 @@ class Model:
         Raises BundleError if it is over the manifest's tolerance.
         """
         inputs, expected = self._golden
-        outputs = np.stack([self.logits(x) for x in inputs])
-        difference = float(np.abs(outputs - expected).max())
+        with np.errstate(all="ignore"):
+            outputs = np.stack([self.logits(x) for x in inputs])
+            difference = float(np.abs(outputs - expected).max())
         atol = self.manifest.golden.atol
         if not difference <= atol:
             raise BundleError(
@@ -147,7 +164,7 @@ def _same(what: str, found: tuple[Tensor, ...], declared: tuple[Tensor, ...]) ->
 
 def _check_input(name: str, array: Array, declared: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
     dtype, shape = declared[name]
-    if array.dtype != dtype or array.shape != shape:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
         raise InputError(
             f"input {name!r} is {_describe(array)}; the model takes {dtype.name} "
             f"of shape {list(shape)}"

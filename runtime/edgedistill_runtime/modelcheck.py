@@ -128,11 +128,9 @@ _REFUSED = {
     ("TypeProto", 9): "an optional type",
 }
 # all others may stand once: protobuf would merge or overrule them after we have looked
-_REPEATED = frozenset(
-    ("node", "initializer", "input", "output", "value_info", "attribute", "opset_import", "dim")
-    + ("metadata_props", "dims", "ints", "floats", "strings", "float_data", "double_data")
-    + ("int32_data", "int64_data", "uint64_data")
-)
+_REPEATED = frozenset(("node", "initializer", "input", "output", "value_info", "attribute"))
+_REPEATED |= {"opset_import", "metadata_props", "dim", "dims", "ints", "floats", "strings"}
+_REPEATED |= {"float_data", "double_data", "int32_data", "int64_data", "uint64_data"}
 _WIRE_TYPES = {"int": 0, "float": 5, "double": 1}  # of one value; repeated ones may be packed
 _ELEMENT_BITS = {
     1: 32,
@@ -187,13 +185,18 @@ def _check_node(node: Message) -> None:
     for attribute in node.get("attribute", ()):
         for tensor in attribute.get("t", ()):
             _check_tensor(tensor)
-        least = _LEAST_WINDOW.get(_only(attribute, "name", ""))
-        if least is not None:
-            values = attribute.get("ints", []) + attribute.get("i", [])
-            if len(values) > 16 or any(not least <= v <= MAX_WINDOW for v in values):
-                raise BundleError(
-                    f"{operator} has a window of {values[:16]}; it may be {least} to {MAX_WINDOW}"
-                )
+        if operator != "Constant":
+            _check_numbers(operator, attribute)
+
+
+def _check_numbers(operator: str, attribute: Message) -> None:
+    name = _only(attribute, "name", "")
+    values = attribute.get("i", []) + attribute.get("ints", [])
+    least, most = -(1 << 31), (1 << 31) - 1  # engines cut the rest off, after they checked it
+    if name in _LEAST_WINDOW:
+        least, most = _LEAST_WINDOW[name], MAX_WINDOW
+    if len(values) > 16 or not all(least <= value <= most for value in values):
+        raise BundleError(f"{operator} has {name} {values[:16]}; it may be {least} to {most}")
 
 
 def _check_divisions(graph: Message) -> None:

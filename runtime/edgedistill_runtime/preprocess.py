@@ -21,10 +21,19 @@ Step = Callable[[Array], Array]
 
 def normalize(scale: float, mean: Sequence[float], std: Sequence[float]) -> Step:
     """(x · scale − mean) / std, per channel.  (…, channels) of any number type -> float32."""
-    a, b, c = np.float32(scale), np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    if not np.all(c > 0) or b.shape != c.shape or b.ndim != 1:
-        raise ValueError("mean and std must be lists of one length, and std positive")
-    return lambda x: cast(Array, (x.astype(np.float32) * a - b) / c)
+    if len(mean) != len(std) or not all(isinstance(n, float | int) for n in (scale, *mean, *std)):
+        raise ValueError("scale must be a number, mean and std lists of numbers of one length")
+    with np.errstate(over="ignore"):
+        a, b, c = np.float32(scale), np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if not np.isfinite((a, *b, *c)).all() or not (c > 0).all():
+        raise ValueError("the numbers must be finite, and std positive")
+
+    def step(x: Array) -> Array:
+        if x.shape[-1] != len(b):
+            raise ValueError(f"{len(b)} means for {x.shape[-1]} channels")
+        return cast(Array, (x.astype(np.float32) * a - b) / c)
+
+    return step
 
 
 def channels_first() -> Step:

@@ -11,6 +11,7 @@ autocorrelation time.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 LOOKS = (100, 200, 400, 800, 1600, 3200, 6400)
@@ -49,13 +50,12 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
 def autocorrelation_time(values: Sequence[float], lags: int = 50) -> float:
     """Integrated autocorrelation time τ of the values' ranks, at least 1 (initial positive sums).
 
-    Ranks, so that one outlier of a hundred times the median does not hide what the rest do.
+    Ranks, so that one outlier of a hundred times the median does not hide what the rest do; equal
+    values (a coarse clock) share theirs.
     """
     n = len(values)
-    order = sorted(range(n), key=values.__getitem__)
-    ranks = [0.0] * n
-    for rank, index in enumerate(order):
-        ranks[index] = rank - (n - 1) / 2
+    ordered = sorted(values)
+    ranks = [(bisect_left(ordered, v) + bisect_right(ordered, v) - n) / 2 for v in values]
     variance = math.fsum(r * r for r in ranks)
     if n < 20 or not variance:
         return 1.0

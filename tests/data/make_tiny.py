@@ -1,7 +1,7 @@
 """Make `tiny.onnx` and `tiny_int8.onnx`, the smallest networks with the shape of a real student.
 
-Conv, Relu, ReduceMean and Gemm from (1, 1, 8, 8) to 10 logits, with seeded weights; the second is its
-static QDQ version.  Run it again only to change them: `python tests/data/make_tiny.py`.
+Conv, Relu, ReduceMean and Gemm from (1, 1, 8, 8) to 10 logits, with seeded weights; the second is
+its static QDQ version.  Run it again only to change them: `python tests/data/make_tiny.py`.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def _print_result(result: FitResult) -> None:
     )
     _say(
         f"{'student, ' + r['precision']:18}{student['metric']:>10.4f}{r['size_mib']:>10.3f}"
-        f"{r['host']['latency_ms']['p50']:>13.4f}{student['params']:>10,}{student['macs']:>12,}"
+        f"{r['host']['model_latency_ms']:>13.4f}{student['params']:>10,}{student['macs']:>12,}"
     )
     _say(
         f"retention {r['retention']:.4f} on {r['test_samples']} test samples; "

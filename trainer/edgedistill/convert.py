@@ -45,9 +45,9 @@ class Converter:
         self.calibration = trainer.images[np.sort(rows[:CALIBRATION_SAMPLES])]
 
     def convert(self, module: nn.Module, precision: str, where: str) -> Converted:
-        """Export `module` in `precision`.  Raises ExportError if it cannot be, or differs."""
+        """The files of `module`, judged.  Raises ExportError if it cannot be exported, or differs."""
         float32 = self.float32(module, where)
-        shipped = float32 if precision == "float32" else self.int8(float32)
+        shipped = self.in_precision(float32, precision)
         validation = self.trainer.data.validation
         return Converted(
             float32,
@@ -72,8 +72,10 @@ class Converter:
 
         return self.work.get("float32.onnx", key, make)
 
-    def int8(self, float32: bytes) -> bytes:
-        """The same network, statically quantized over the calibration samples."""
+    def in_precision(self, float32: bytes, precision: str) -> bytes:
+        """The same network; int8 is quantized statically over the calibration samples."""
+        if precision == "float32":
+            return float32
         key = digest("int8", float32, self.calibration.numpy().tobytes())
         return self.work.get(
             "int8.onnx",

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill import losses
+from edgedistill import __version__, losses
 from edgedistill.cache import Cache, digest
 from edgedistill.data import Dataset
 from edgedistill.progress import Progress
@@ -84,7 +84,9 @@ class Trainer:
         self.labels = torch.from_numpy(data.train.y).to(self.device)
         self.images = task.prepare(self.steps, data.train.x)
         self.validation = task.prepare(self.steps, data.validation.x)
-        self._key = digest(data.digest, list(self.steps), recipe.seed, torch.__version__)
+        # what else changes the bits: the versions, and how many threads share a sum
+        machine = [__version__, torch.__version__, self.device.type, torch.get_num_threads()]
+        self._key = digest(data.digest, list(self.steps), recipe.seed, machine)
 
     def teacher(self, progress: Progress) -> Teacher:
         """The teacher from the user's cache, or trained now; then its answers to the views."""
@@ -163,7 +165,6 @@ class Trainer:
     ) -> nn.Module:
         """One student trained with one alpha for so many epochs, or the finished one of before."""
         plan = self.recipe.training
-        run_key = digest(key, alpha, epochs)
         answers = torch.from_numpy(np.array(teacher.logits)).to(self.device)
 
         def loss(logits: Tensor, view: Tensor, i: Tensor) -> Tensor:
@@ -188,6 +189,7 @@ class Trainer:
             return safetensors.torch.save(fresh.state_dict())
 
         module = build()
+        run_key = digest(key, alpha, epochs, str(module))  # a user's family may change
         weights = self.work.get("student.safetensors", run_key, make)
         module.load_state_dict(safetensors.torch.load(weights))
         return module.eval()

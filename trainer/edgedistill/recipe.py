@@ -13,7 +13,7 @@ from edgedistill import settings
 from edgedistill.errors import SettingsError, unknown
 from edgedistill.settings import Settings
 
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]  # infinity is no limit
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Precision = Literal["auto", "float32", "int8"]
@@ -29,7 +29,7 @@ class Training(Settings, frozen=True):
     views: Count = 8
     """Seeded augmentations of each sample; the teacher's answers to all of them are cached."""
     temperature: Positive = 4.0
-    alpha: tuple[Share, ...] = (0.0, 0.5, 0.9)
+    alpha: Annotated[tuple[Share, ...], Meta(min_length=1)] = (0.0, 0.5, 0.9)
     """Weights of the soft targets to choose from on the validation split; 0 is no teacher."""
     alpha_epochs: Count = 10
     """Length of the trial runs that choose alpha."""
@@ -54,7 +54,7 @@ class Recipe(Settings, frozen=True):
     """A built-in data set's name, or the path of an `.npz` file with x and y."""
     name: str = ""
     """Name of the bundle; empty derives it from data and profile."""
-    version: Annotated[int, Meta(ge=0)] = 1
+    version: Annotated[int, Meta(ge=0, le=2**53)] = 1
     student: str = "convnet"
     precision: Precision = "auto"
     latency_ms: Positive | None = None
@@ -87,10 +87,10 @@ class Recipe(Settings, frozen=True):
         if unknown_keys:
             name = sorted(unknown_keys)[0]
             raise SettingsError(unknown("recipe key", name, Recipe.__struct_fields__))
-        where = "options"
         table: dict[str, Any] = {}
         if path is not None:
-            table, where = settings.read(path), str(path)
+            table = settings.read(path)
+            settings.convert({"profile": "", **table}, Recipe, str(path))
         elif "data" not in given:
             default = resources.files("edgedistill") / "recipes" / "digits.toml"
             table = settings.parse(default.read_text(encoding="utf-8"), "digits.toml")
@@ -99,7 +99,7 @@ class Recipe(Settings, frozen=True):
             raise SettingsError(
                 "no device profile given; name one with --profile (rpi4, rpi5, host, …)"
             )
-        return settings.convert(merged, Recipe, where)
+        return settings.convert(merged, Recipe, "options")
 
     @property
     def data_name(self) -> str:

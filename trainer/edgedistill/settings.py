@@ -48,39 +48,61 @@ def convert(table: dict[str, Any], kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {_sentence(str(error), kind)}") from error
+        raise SettingsError(f"{where}: {_sentence(str(error), kind, table)}") from error
 
 
-def _sentence(message: str, kind: type[Settings]) -> str:
-    """msgspec's message, with the full key first and a did-you-mean for unknown ones."""
+def _sentence(message: str, kind: type[Settings], table: dict[str, Any]) -> str:
+    """msgspec's message in our words: the full key, what was found, what was wanted."""
     text, _, path = message.partition(" - at `$")
-    key = re.sub(r"\[\.\.\.\]", "", path.rstrip("`")).lstrip(".")
+    key = path.rstrip("`").lstrip(".")
+    places = re.findall(r"[^.\[\]]+|\.{3}", key)
+    missing = re.fullmatch(r"Object missing required field `(.+)`", text)
+    if missing:
+        return f"key {_join(key, missing[1])!r} is missing"
+    types = _types(kind, places)
     found = re.fullmatch(r"Object contains unknown field `(.+)`", text)
-    if not found:
-        missing = re.fullmatch(r"Object missing required field `(.+)`", text)
-        if missing:
-            return f"key {_join(key, missing[1])!r} is missing"
-        return f"{key}: {text[0].lower()}{text[1:]}" if key else text
-    import difflib
+    if found:
+        import difflib
 
-    near = difflib.get_close_matches(found[1], _fields(kind, key), n=1)
-    hint = f"; did you mean {_join(key, near[0])!r}?" if near else ""
-    return f"unknown key {_join(key, found[1])!r}{hint}"
+        known = [field.encode_name for each in types for field in getattr(each, "fields", ())]
+        near = difflib.get_close_matches(found[1], known, n=1)
+        hint = f"; did you mean {_join(key, near[0])!r}?" if near else ""
+        return f"unknown key {_join(key, found[1])!r}{hint}"
+    if text.startswith("Invalid enum value"):
+        choices = [str(value) for each in types for value in getattr(each, "values", ())]
+        wanted = "expected one of: " + ", ".join(choices)
+    elif text.startswith("Expected"):
+        wanted = text[0].lower() + text[1:].replace("`", "")
+    else:  # a struct's own words
+        return f"{key}: {text}" if key else text
+    if "..." in places:  # msgspec does not say which key of a dict
+        return f"{key}: {wanted}"
+    return f"{key} is {_value(table, places)!r}; {wanted}"
+
+
+def _value(table: Any, places: list[str]) -> Any:
+    """What stands at a path of keys and list places."""
+    for place in places:
+        table = table[int(place)] if isinstance(table, list | tuple) else table[place]
+    return table
+
+
+def _types(kind: type[Settings], places: list[str]) -> list[Any]:
+    """msgspec's descriptions of what may stand at a path below `kind`, unions taken apart."""
+    import msgspec.inspect as inspect
+
+    found: list[Any] = [inspect.type_info(kind)]
+    for place in places:
+        below = [each for one in found for each in _below(one, place)]
+        found = [option for each in below for option in getattr(each, "types", (each,))]
+    return found
+
+
+def _below(kind: Any, place: str) -> list[Any]:
+    if hasattr(kind, "fields"):
+        return [field.type for field in kind.fields if field.encode_name == place]
+    return [getattr(kind, name) for name in ("item_type", "value_type") if hasattr(kind, name)]
 
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-def _fields(kind: type[Settings], key: str) -> list[str]:
-    """Names of the fields of the struct that stands at the dotted `key` below `kind`."""
-    import msgspec.inspect as inspect
-
-    here: Any = inspect.type_info(kind)
-    for part in filter(None, re.sub(r"\[\d*\]", "", key).split(".")):
-        here = next((f.type for f in getattr(here, "fields", ()) if f.encode_name == part), None)
-        while here is not None and not hasattr(here, "fields"):
-            inner = getattr(here, "item_type", None) or getattr(here, "value_type", None)
-            options = [t for t in getattr(here, "types", ()) if hasattr(t, "fields")]
-            here = inner or (options[0] if options else None)
-    return [f.encode_name for f in getattr(here, "fields", ())]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -28,7 +29,7 @@ def open_workspace(recipe: Recipe, fresh: bool) -> Iterator[Cache]:
     work = out / "work"
     mark = work / "recipe.json"
     content = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(recipe, out="")))
-    if not mark.exists() and out.exists() and any(out.iterdir()) and not work.exists():
+    if not mark.exists() and _is_used(out, work):
         raise SettingsError(
             f"{out}: not empty, and not made by fit; choose another folder with --out"
         )
@@ -49,29 +50,49 @@ def open_workspace(recipe: Recipe, fresh: bool) -> Iterator[Cache]:
 def _lock(path: Path, out: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"{out}: another fit is running in this folder; wait for it"
+            ) from None
         yield
-    except BlockingIOError:
-        raise SettingsError(f"{out}: another fit is running in this folder; wait for it") from None
     finally:
         os.close(handle)
 
 
+def _is_used(out: Path, work: Path) -> bool:
+    """Whether the folder holds more than a run leaves that was stopped before it marked it."""
+    if not out.exists():
+        return False
+    started = re.compile(r"lock|\.recipe\.json\..+\.tmp")
+    inside = work.iterdir() if work.exists() else ()
+    return any(path != work for path in out.iterdir()) or not all(
+        started.fullmatch(path.name) for path in inside
+    )
+
+
 def _clear(work: Path) -> None:
-    """Remove finished stages and checkpoints: only files whose names the cache gives."""
+    """Remove finished, half-trained and half-written stages: only names that the cache gives."""
     for path in work.iterdir():
-        if re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{16}\.[a-z0-9]+", path.name):
+        if re.fullmatch(r"\.?[a-z0-9_]+-[0-9a-f]{16}\.[a-z0-9]+(\.\w+\.tmp)?", path.name):
             path.unlink()
 
 
 def _difference(mark: Path, recipe: Recipe) -> str:
     """The first key in which the folder's recipe differs."""
     try:
-        old = msgspec.json.decode(mark.read_bytes())
+        old = msgspec.json.decode(mark.read_bytes(), type=dict[str, Any])
     except (msgspec.DecodeError, OSError):
         return "its recipe.json is unreadable"
-    new = msgspec.to_builtins(msgspec.structs.replace(recipe, out=""))
-    for key in new:
-        if old.get(key) != new[key]:
-            return f"{key} was {old.get(key)!r} and is {new[key]!r}"
-    return "written by another version"
+    new = msgspec.json.decode(msgspec.json.encode(msgspec.structs.replace(recipe, out="")))
+    return next(_differences(old, new), "written by another version")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], table: str = "") -> Iterator[str]:
+    for name, value in new.items():
+        was = old.get(name)
+        if isinstance(was, dict) and isinstance(value, dict):
+            yield from _differences(was, value, f"{table}{name}.")
+        elif was != value:
+            yield f"{table}{name} was {was!r} and is {value!r}"

@@ -45,7 +45,7 @@ class OnnxSession:
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "1" if settings.spinning else "0"
         )
-        # else a file that is ONNX and an ORT flatbuffer at once would be loaded as the unchecked one
+        # a file can be ONNX, which was checked, and an ORT flatbuffer, which was not, at once
         options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

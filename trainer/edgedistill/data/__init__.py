@@ -77,7 +77,8 @@ def split(
 
     counts = np.bincount(targets, minlength=len(labels))
     if len(labels) < 2:
-        raise DataError(f"{name}: only one class; a classifier needs two or more")
+        found = "only one class" if labels else "no samples"
+        raise DataError(f"{name}: {found}; a classifier needs two classes or more")
     if counts.min() < MIN_PER_CLASS:
         label = labels[int(counts.argmin())]
         raise DataError(

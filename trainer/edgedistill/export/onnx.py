@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -42,26 +43,14 @@ def export(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
                 verbose=False,
             )
     except Exception as error:  # the exporter has many failures and no common base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"this network cannot be exported to ONNX: {reason}") from error
+        raise ExportError(f"this network cannot be exported to ONNX: {_reason(error)}") from error
     assert program is not None
     return canonical(onnxslim.slim(program.model_proto))
 
 
 def canonical(model: onnx.ModelProto) -> bytes:
-    """The model without names, notes and unused operator sets: the same bytes on every machine."""
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        value.ClearField("metadata_props")
-        value.ClearField("doc_string")
-    for tensor in model.graph.initializer:
-        tensor.ClearField("metadata_props")
-        tensor.ClearField("doc_string")
-    for message in (model, model.graph):
-        message.ClearField("metadata_props")
-        message.ClearField("doc_string")
+    """The model without notes, shapes and unused operator sets: the same bytes on every machine."""
+    _strip(model)
     model.graph.ClearField("value_info")
     model.graph.name = "model"
     used = {node.domain for node in model.graph.node} | {""}
@@ -72,15 +61,35 @@ def canonical(model: onnx.ModelProto) -> bytes:
     return data
 
 
+def _strip(message: Any) -> None:
+    """Clear notes and metadata, in which exporters leave paths and times, at every depth."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for below in [value] if hasattr(value, "ListFields") else value:
+                _strip(below)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the innermost cause; the outer ones only say which step failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's warnings, which no user can act on."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hold back what the exporter warns of and prints, which no user can act on."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)

@@ -1,0 +1,189 @@
+"""A recipe: options win over its file, the file over the embedded default; mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgedistill import budget
+from edgedistill.errors import SettingsError
+from edgedistill.profiles import DeviceProfile
+from edgedistill.recipe import Recipe
+
+LIMITS = ("latency_ms", "peak_ram_mib", "size_mib", "cold_start_ms", "min_retention")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        file = tmp_path / "recipe.toml"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    return write
+
+
+def refusal(path, **options):
+    with pytest.raises(SettingsError) as caught:
+        Recipe.build(path, options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_profile_alone_fits_the_digits_of_the_embedded_default():
+    recipe = Recipe.build(None, {"profile": "rpi4"})
+    assert recipe.data == "digits"
+    assert recipe.size_mib is not None
+    assert recipe.min_retention is not None
+    assert recipe.bundle_name == "digits-rpi4"
+    assert recipe.out_folder == Path("build/digits-rpi4")
+
+
+def test_an_option_wins_over_the_embedded_default():
+    assert Recipe.build(None, {"profile": "rpi4", "size_mib": 2.5}).size_mib == 2.5
+
+
+def test_an_option_wins_over_the_file_and_the_file_over_the_embedded_default(write):
+    file = write('profile = "rpi5"\nsize_mib = 1.5\nseed = 3\n')
+    recipe = Recipe.build(file, {"seed": 7})
+    assert (recipe.profile, recipe.size_mib, recipe.seed) == ("rpi5", 1.5, 7)
+    assert recipe.min_retention is None  # the embedded default is another recipe
+
+
+def test_an_option_that_is_not_given_leaves_the_file_alone(write):
+    file = write('profile = "rpi5"\nsize_mib = 1.5\n')
+    assert Recipe.build(file, {"size_mib": None, "profile": None}).size_mib == 1.5
+
+
+def test_other_data_do_not_take_the_limits_of_the_digits():
+    recipe = Recipe.build(None, {"profile": "rpi4", "data": "cats.npz"})
+    assert all(getattr(recipe, name) is None for name in LIMITS)
+    assert recipe.bundle_name == "cats-rpi4"
+
+
+def test_no_profile_is_a_sentence_that_says_how_to_name_one(write):
+    for path in (None, write("seed = 1")):
+        sentence = refusal(path)
+        assert sentence.startswith("no device profile given; name one with --profile")
+
+
+def test_every_option_can_stand_in_the_file_under_the_same_name(write):
+    recipe = Recipe.build(
+        None,
+        {
+            "profile": "rpi4",
+            "data": "cats.npz",
+            "name": "cats",
+            "version": 3,
+            "precision": "int8",
+            "latency_ms": 2.5,
+            "percentile": 99,
+            "peak_ram_mib": 100,
+            "size_mib": 0.5,
+            "cold_start_ms": 900,
+            "min_retention": 0.9,
+            "seed": 5,
+            "device": "cpu",
+            "out": "somewhere",
+        },
+    )
+    lines = [
+        f"{key} = {value!r}" if isinstance(value, str) else f"{key} = {value}"
+        for key, value in msgspec.to_builtins(recipe).items()
+        if value is not None and not isinstance(value, dict)
+    ]
+    assert Recipe.load(write("\n".join(lines))) == recipe
+
+
+def test_a_misspelt_key_is_told_with_the_nearest_one(write):
+    file = write('profile = "rpi4"\n[training]\nlearning_rat = 0.1\n')
+    assert refusal(file) == (
+        f"{file}: unknown key 'training.learning_rat'; did you mean 'training.learning_rate'?"
+    )
+    assert refusal(write("latncy_ms = 3"), profile="rpi4").endswith("did you mean 'latency_ms'?")
+
+
+def test_a_misspelt_option_is_told_with_the_nearest_one():
+    assert "did you mean 'latency_ms'?" in refusal(None, profile="rpi4", latncy_ms=3)
+
+
+def test_a_wrong_type_names_the_file_and_the_key(write):
+    file = write('profile = "rpi4"\nlatency_ms = "fast"\n')
+    assert refusal(file) == f"{file}: latency_ms is 'fast'; expected float | null, got str"
+    file = write('profile = "rpi4"\n[training]\nepochs = 1.5\n')
+    assert refusal(file) == f"{file}: training.epochs is 1.5; expected int, got float"
+
+
+def test_a_wrong_option_is_not_blamed_on_the_file(write):
+    sentence = refusal(write('profile = "rpi4"'), precision="int4")
+    assert sentence == "options: precision is 'int4'; expected one of: auto, float32, int8"
+
+
+@pytest.mark.parametrize("percentile", [50, 95, 99])
+def test_a_percentile_that_bench_can_decide_is_taken(percentile):
+    assert (
+        Recipe.build(None, {"profile": "rpi4", "percentile": percentile}).percentile == percentile
+    )
+
+
+@pytest.mark.parametrize("percentile", [0, 90, 99.9, 100, "95"])
+def test_any_other_percentile_is_refused(percentile):
+    sentence = refusal(None, profile="rpi4", percentile=percentile)
+    assert sentence.startswith(f"options: percentile is {percentile!r}; expected")
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_limit_that_is_none_is_refused(limit, value):
+    assert refusal(None, profile="rpi4", **{limit: value}).startswith(f"options: {limit} is ")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": -1.0},
+        {"views": 0},
+        {"temperature": 0.0},
+        {"alpha": []},
+        {"alpha": [1.5]},
+        {"alpha": 0.5},
+    ],
+    ids=str,
+)
+def test_training_that_cannot_work_is_refused(table):
+    assert refusal(None, profile="rpi4", training=table).startswith("options: training.")
+
+
+def test_a_version_that_no_manifest_can_hold_is_refused():
+    assert Recipe.build(None, {"profile": "rpi4", "version": 2**53}).version == 2**53
+    assert refusal(None, profile="rpi4", version=2**53 + 1).startswith("options: version is ")
+
+
+def test_a_recipe_is_built_again_from_its_own_fields():
+    recipe = Recipe.build(None, {"profile": "rpi4", "training": {"alpha": [0.5]}})
+    fields = {name: getattr(recipe, name) for name in recipe.__struct_fields__}
+    assert Recipe.build(None, fields) == recipe
+
+
+def test_a_profile_and_data_given_by_path_are_named_by_their_files():
+    recipe = Recipe(profile="boards/my-board.toml", data="pictures/cats.npz")
+    assert recipe.bundle_name == "cats-my-board"
+    assert Recipe(profile="rpi4", name="other").bundle_name == "other"
+    assert Recipe(profile="rpi4", out="here").out_folder == Path("here")
+
+
+def test_the_recipes_limits_win_over_the_profiles_and_the_rest_have_defaults():
+    profile = DeviceProfile.load("rpi4")
+    combined = budget.combine(Recipe(profile="rpi4", latency_ms=1.5, percentile=99), profile)
+    assert (combined.latency_ms, combined.percentile) == (1.5, 99)
+    assert combined.peak_ram_mib == profile.budget.peak_ram_mib
+    assert combined.size_mib == profile.budget.size_mib
+    assert combined.min_retention == budget.DEFAULT_RETENTION
+    plain = budget.combine(Recipe(profile="rpi4"), profile)
+    assert (plain.latency_ms, plain.percentile) == (profile.budget.latency_ms, 95)
