@@ -54,8 +54,13 @@ def run_fit(
         capture_output=True,
         text=True,
         check=check,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        env=fit_environment(cache),
     )
+
+
+def fit_environment(cache: Path) -> dict[str, str]:
+    """A cache of its own, and one thread, so that two test workers do not slow each other."""
+    return os.environ | {"XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from torch import nn
 from edgedistill import quantize
 from edgedistill.export import onnx as exporter
 from edgedistill.students import FAMILIES
+from edgedistill.students.modules import as_if_trained
 
 SEED = 20_261_124
 Shape = tuple[int, ...]
@@ -40,16 +41,7 @@ def student(family: str, spec: Any, shape: Shape, classes: int) -> nn.Module:
     Biases of zero are left out of a file, and a trained network has none.
     """
     torch.manual_seed(SEED)
-    module = FAMILIES[family].build(spec, shape, classes)
-    with torch.no_grad():
-        for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            for tensor in (norm.running_mean, norm.bias):
-                tensor.normal_()
-            for tensor in (norm.running_var, norm.weight):
-                tensor.uniform_(0.5, 2.0)
-    return module.eval()
+    return as_if_trained(FAMILIES[family].build(spec, shape, classes))
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,8 @@ def write_atomically(path: Path, chunks: bytes | Iterable[bytes | memoryview]) -
 
     Raises OSError (no permission, no space); what stood at `path` before is then untouched.
     """
+    import tempfile  # with `random` and its kin: a board that only reads starts without them
+
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

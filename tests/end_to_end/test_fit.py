@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgedistill_runtime import load
+from tests.conftest import Fitted, fit_environment, run_fit
 
-from tests.conftest import Fitted, run_fit
+from edgedistill_runtime import load
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("fit")]
 
@@ -143,7 +143,8 @@ def test_a_finished_stage_is_not_done_again(short_recipe: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "model.edge").read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in stages} == stages
     seconds = [json.loads(r.stdout.splitlines()[-1])["seconds"] for r in (first, again)]
-    assert seconds[1]["teacher"] + seconds[1]["distil"] < 0.5
+    done = [s["teacher"] + s["distil"] for s in seconds]
+    assert done[1] < done[0] / 2
 
 
 def test_your_own_images_work(tmp_path: Path, cache: Path, short_recipe: Path) -> None:
@@ -174,7 +175,7 @@ def test_the_python_api_does_what_the_command_does(
         capture_output=True,
         text=True,
         check=True,
-        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+        env=fit_environment(cache),
     )
     assert done.stdout.split() == ["0", str(fitted.report["retention"])]
     assert (tmp_path / "out" / "model.edge").read_bytes() == fitted.bundle.read_bytes()

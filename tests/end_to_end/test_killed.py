@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -10,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import run_fit
+from tests.conftest import fit_environment, run_fit
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("killed")]
 
@@ -31,7 +29,7 @@ def test_a_killed_fit_ends_in_the_same_bytes(
             [*command, "--profile", "rpi4", "--out", str(out)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+            env=fit_environment(cache),
         )
         try:
             process.wait(chance.uniform(0.1, 1.0) * whole_seconds)

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import run_fit
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("refusals")]
@@ -132,14 +131,15 @@ def test_a_full_disk_is_one_sentence_and_the_old_bundle_stays(
         before = (disk / "out" / "model.edge").read_bytes()
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
         (disk / "filler").write_bytes(b"x" * (free - 20_000))
-        done = run_fit(
-            disk / "out", cache, str(short_recipe), "--seed", "1", "--fresh", check=False
-        )
+        done = run_fit(disk / "second", cache, str(short_recipe), check=False)
         assert done.returncode == 2
         assert "No space left on device" in sentence(done)
+        assert not list((disk / "second").rglob("*.tmp"))
         assert (disk / "out" / "model.edge").read_bytes() == before
         (disk / "filler").unlink()
-        run_fit(disk / "out", cache, str(short_recipe), "--seed", "1", "--fresh")
+        shutil.rmtree(disk / "out" / "work")  # room for the second one
+        run_fit(disk / "second", cache, str(short_recipe))
+        assert (disk / "second" / "model.edge").exists()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -13,7 +13,7 @@ import pytest
 
 from edgedistill.cost.kernels import Kernel
 from edgedistill.errors import OverBudget, SettingsError
-from edgedistill.fit import plan
+from edgedistill.pipeline import plan
 from edgedistill.profiles import DeviceProfile, names
 from edgedistill.recipe import Recipe
 from edgedistill.search import CAPACITY_SHARE

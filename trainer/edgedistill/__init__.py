@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgedistill.errors import EdgeDistillError
-    from edgedistill.fit import fit
+    from edgedistill.pipeline import fit
     from edgedistill.profiles import DeviceProfile
     from edgedistill.recipe import Recipe
 
@@ -23,7 +23,7 @@ _HOMES = {
     "DeviceProfile": "profiles",
     "EdgeDistillError": "errors",
     "Recipe": "recipe",
-    "fit": "fit",
+    "fit": "pipeline",
 }
 
 

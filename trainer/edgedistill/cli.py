@@ -73,8 +73,8 @@ def fit(recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **opti
     \b
     Exit codes: 0 the budget is kept (or estimated to be), 1 it is not, 2 cannot run.
     """
-    from edgedistill.fit import fit as run
-    from edgedistill.fit import plan
+    from edgedistill.pipeline import fit as run
+    from edgedistill.pipeline import plan
     from edgedistill.recipe import Recipe
 
     made = Recipe.build(recipe, options)

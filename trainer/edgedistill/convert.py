@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
-import torch
 from torch import nn
 
 from edgedistill import quantize, verify
@@ -14,6 +13,7 @@ from edgedistill.cache import Cache, digest
 from edgedistill.data import Split
 from edgedistill.distill import Trainer
 from edgedistill.export import onnx as exporter
+from edgedistill.provenance import versions
 from edgedistill_runtime.manifest import Backend
 
 CALIBRATION_SAMPLES = 256
@@ -43,9 +43,10 @@ class Converter:
         self.trainer, self.backend, self.work = trainer, backend, work
         rows = np.random.default_rng(trainer.recipe.seed).permutation(len(trainer.images))
         self.calibration = trainer.images[np.sort(rows[:CALIBRATION_SAMPLES])]
+        self.versions = versions()
 
     def convert(self, module: nn.Module, precision: str, where: str) -> Converted:
-        """The files of `module`, judged.  Raises ExportError if it cannot be exported, or differs."""
+        """The files of `module`, judged.  Raises ExportError if it cannot be, or differs."""
         float32 = self.float32(module, where)
         shipped = self.in_precision(float32, precision)
         validation = self.trainer.data.validation
@@ -61,7 +62,7 @@ class Converter:
         """The module as float32 ONNX, equal to it on the calibration samples."""
         shape = self.trainer.data.input_shape
         weights = safetensors.torch.save(module.state_dict())
-        key = digest("float32", str(module), weights, torch.__version__)
+        key = digest("float32", str(module), weights, self.versions)
 
         def make() -> bytes:
             model = exporter.export(module, shape)
@@ -76,7 +77,7 @@ class Converter:
         """The same network; int8 is quantized statically over the calibration samples."""
         if precision == "float32":
             return float32
-        key = digest("int8", float32, self.calibration.numpy().tobytes())
+        key = digest("int8", float32, self.calibration.numpy().tobytes(), self.versions)
         return self.work.get(
             "int8.onnx",
             key,

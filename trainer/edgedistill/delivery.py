@@ -25,10 +25,11 @@ from edgedistill.data import Split
 from edgedistill.distill import Student, Teacher, Trainer
 from edgedistill.errors import ExportError, OverBudget
 from edgedistill.progress import Progress
+from edgedistill.provenance import versions
 from edgedistill.report import FitResult
 from edgedistill.search import Candidate
 from edgedistill.setting import Setting
-from edgedistill.students.modules import parameters
+from edgedistill.students.modules import as_if_trained, parameters
 from edgedistill.tasks import ImageClassification
 from edgedistill_runtime import bench
 from edgedistill_runtime.files import write_atomically
@@ -60,7 +61,7 @@ class Delivery:
         for candidate in candidates:
             torch.manual_seed(self.setting.recipe.seed)
             module = self.setting.family.build(candidate.spec, data.input_shape, len(data.labels))
-            float32 = self.converter.float32(module, "student")
+            float32 = self.converter.float32(as_if_trained(module), "student")
             model = self.converter.in_precision(float32, candidate.precision)
             size_mib = (len(model) + self._bundle_overhead()) / 2**20
             if limit is None or size_mib <= limit:
@@ -256,7 +257,7 @@ class Delivery:
     def _provenance(self, teacher: Teacher, student: Student) -> dict[str, Any]:
         recipe = self.setting.recipe
         return {
-            "versions": packing.versions(),
+            "versions": versions(),
             "seed": recipe.seed,
             "threads": torch.get_num_threads(),
             "recipe": digest(msgspec.to_builtins(msgspec.structs.replace(recipe, out=""))),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +90,3 @@ def golden_rows(count: int, seed: int) -> NDArray[np.int64]:
     """Which validation samples become golden ones."""
     chosen = np.random.default_rng(seed).permutation(count)[:GOLDEN_SAMPLES]
     return np.sort(chosen)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what shaped the bundle."""
-    from importlib.metadata import version
-
-    names = ("edgedistill", "edgedistill-runtime", "numpy", "onnx", "onnxruntime", "onnxscript")
-    found = {name: version(name) for name in (*names, "onnxslim", "scikit-learn", "torch")}
-    return {"python": platform.python_version(), **found}

@@ -33,5 +33,22 @@ class Classifier(nn.Module):
         return logits
 
 
+def as_if_trained(module: nn.Module) -> nn.Module:
+    """Give an untrained module's batch norms weights and statistics such as training leaves.
+
+    An exporter leaves out biases of zero and scales of one, so the file of a fresh module is
+    smaller than the trained one's.  Uses torch's global random state.
+    """
+    with torch.no_grad():
+        for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            for tensor in (norm.running_mean, norm.bias):
+                tensor.normal_()
+            for tensor in (norm.running_var, norm.weight):
+                tensor.uniform_(0.5, 2.0)
+    return module.eval()
+
+
 def parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
