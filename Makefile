@@ -5,6 +5,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
+KILLS ?= 3
 
 .PHONY: demo test check lint types bench hil clean
 .DELETE_ON_ERROR:
@@ -14,7 +15,7 @@ demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prov
 	.venv-runtime/bin/edgedistill-run bench build/demo/model.edge --max-seconds 10
 
 test: lint types .venv/installed ## everything but boards
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --kills $(KILLS)
 	.venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
 
 check: lint types ## the fast inner loop
@@ -36,7 +37,8 @@ hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
 
 .venv/installed: pyproject.toml runtime/pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP) -e 'runtime[onnx,image]' -e '.[dev]' # this order: pip 23 finds the pinned runtime only so
+	# the runtime first: pip 23 does not find the version that the host pins otherwise
+	.venv/bin/python $(PIP) -e 'runtime[onnx,image]' -e '.[dev]'
 	$(PYTHON) -m venv .venv-runtime
 	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx]' pytest pytest-xdist
 	touch $@

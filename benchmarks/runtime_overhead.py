@@ -28,12 +28,13 @@ WARM_UP_PAIRS = 3  # fill the page cache and write the .pyc files
 ENVIRONMENT = {key: v for key, v in os.environ.items() if not key.startswith("PYTHON")}
 
 HOW = (
-    "x86-64 or whatever `machine` says, never a board. Pairs of processes, bare script first in "
-    "every other pair, both started by the same interpreter on the same files; peak memory is "
-    "ru_maxrss of the ended process (its VmHWM), time is from spawn to exit. Figures are medians, "
-    "the excess of memory and time is the median over the pairs of difference and ratio; `least` "
-    "compares the smallest of each side. Calls: one process, the model in a session of its own for "
-    "each side, calls taking turns; excess is the difference of the medians."
+    "Memory and cold start: pairs of processes that take turns in who goes first; same interpreter "
+    "and environment, .pyc files written, PYTHON* variables unset. Peak memory is ru_maxrss of the "
+    "ended process (its VmHWM), time is from spawn to exit. Bare and runtime are medians; excess "
+    "is the median over the pairs of the difference or ratio; least compares the smallest of each "
+    "side. Model.run: calls that take turns in one process, a session for each side; excess is "
+    "the difference of the medians. Installed size: the package, its .pyc files, its metadata. "
+    "All of it on this machine, which is no board."
 )
 
 BARE = """\
@@ -76,7 +77,8 @@ STEPS = {
 
 # bundle, path of the sample to write -> what was found, as JSON
 DESCRIBE = """\
-import dataclasses, importlib.metadata, importlib.util, json, pathlib, platform, sys, sysconfig
+import compileall, dataclasses, importlib.metadata, importlib.util, json, pathlib, platform
+import sys, sysconfig
 import numpy as np
 import edgedistill_runtime
 from edgedistill_runtime import load
@@ -84,6 +86,7 @@ from edgedistill_runtime import load
 model = load(sys.argv[1])
 np.save(sys.argv[2], model.golden_samples()[0])
 package = pathlib.Path(edgedistill_runtime.__file__).parent
+compileall.compile_dir(package, quiet=2)  # as pip does when it installs
 files = {p for p in package.rglob("*") if p.is_file() and p.parent.name != "__pycache__"}
 compiled = (importlib.util.cache_from_source(str(p)) for p in files if p.suffix == ".py")
 files |= {p for p in map(pathlib.Path, compiled) if p.exists()}
@@ -151,7 +154,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Row:
-    """One target: what both sides took, and what may lie between them."""
+    """One target: what each side took, how much more the runtime took, and how much it may."""
 
     name: str
     unit: str
@@ -161,6 +164,7 @@ class Row:
     """Difference in `unit`, or a ratio where `unit_of_excess` is "x"."""
     unit_of_excess: str
     least: float | None
+    """The same excess between the smallest value of each side; shown, not judged."""
     target: float
 
     @property
@@ -209,7 +213,7 @@ def main() -> None:
         "pairs": options.pairs,
         "calls": options.calls,
         "how": HOW,
-        "results": [asdict(row) | {"ok": row.ok} for row in rows],
+        "results": [_rounded(row) | {"ok": row.ok} for row in rows],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -218,8 +222,11 @@ def main() -> None:
 
 def _fit(out: Path) -> Path:
     """The default student for a Raspberry Pi 4, by the host package of this interpreter."""
-    command = [Path(sys.executable).with_name("edgedistill"), "fit", "--profile", "rpi4"]
-    subprocess.run([*command, "--out", out / "fit"], check=True, stdout=subprocess.DEVNULL)
+    program = Path(sys.executable).with_name("edgedistill")
+    command = [program, "fit", "--profile", "rpi4", "--out", out / "fit"]
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        sys.exit(f"edgedistill fit ended with status {done.returncode}; give a file with --bundle")
     return out / "fit" / "model.edge"
 
 
@@ -326,6 +333,10 @@ def _rows(
     ]
 
 
+def _rounded(row: Row) -> dict[str, Any]:
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(row).items()}
+
+
 def _print(rows: list[Row]) -> None:
     line = "{:<16}{:>10}{:>10}  {:<4}{:>10}{:>10}{:>8} {:<4}ok"
     sys.stdout.write(
@@ -347,12 +358,21 @@ def _print(rows: list[Row]) -> None:
 
 
 def _commit() -> dict[str, Any]:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
-        return done.stdout.strip()
+    measured = ("runtime", "benchmarks/runtime_overhead.py")
+    commit = _git("rev-parse", "HEAD")
+    changed = bool(_git("status", "--porcelain", "--", *measured)) if commit else None
+    return {"commit": commit or None, "changed_since_commit": changed}
 
-    changed = git("status", "--porcelain", "--", "runtime", "benchmarks/runtime_overhead.py")
-    return {"commit": git("rev-parse", "HEAD") or None, "changed_since_commit": bool(changed)}
+
+def _git(*words: str) -> str:
+    """What git says, or nothing: a source archive has no history, and a board no git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", ROOT, *words], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def _machine() -> dict[str, Any]:
