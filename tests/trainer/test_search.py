@@ -236,3 +236,14 @@ def test_a_family_can_be_passed_as_an_object():
     found = plan(Recipe.build(None, {"profile": "rpi4", "size_mib": 2}), student=OneLinear())
     assert found.family == found.fitting[0].family == "one-linear"
     assert found.fitting[0].parameters == 200_010
+
+
+def test_a_family_without_a_spec_for_the_data_is_one_sentence() -> None:
+    class Nothing:
+        name = "nothing"
+
+        def specs(self, input_shape: object) -> list[object]:
+            return []
+
+    with pytest.raises(SettingsError, match="'nothing' has no spec for images of 8×8"):
+        plan(Recipe(profile="rpi4"), Nothing())  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from edgedistill.cost import memory
 from edgedistill.cost.kernels import total_macs, total_parameters
 from edgedistill.cost.latency import JITTER, LatencyEstimate, estimate
 from edgedistill.data import Dataset
-from edgedistill.errors import OverBudget
+from edgedistill.errors import OverBudget, SettingsError
 from edgedistill.profiles import DeviceProfile
 from edgedistill.students import Family
 from edgedistill_runtime.manifest import Budget
@@ -116,6 +116,11 @@ def plan(
         for precision in precisions
         for spec in family.specs(data.input_shape)
     ]
+    if not candidates:
+        raise SettingsError(
+            f"the student family {family.name!r} has no spec for images of {data.sample.shape[1]}×"
+            f"{data.sample.shape[0]} pixels; choose another family or larger images"
+        )
     fitting = [c for c in candidates if not c.over(budget)]
     largest = {
         p: max((c.parameters for c in fitting if c.precision == p), default=0) for p in precisions
