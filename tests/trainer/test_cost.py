@@ -18,6 +18,7 @@ from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import Kernel, conv, total_macs, total_parameters
 from edgedistill.cost.latency import JITTER, SPREAD, estimate
 from edgedistill.profiles import DeviceProfile, names
+from edgedistill.provenance import versions
 from edgedistill.students import FAMILIES
 from edgedistill_runtime import bundle
 from edgedistill_runtime.manifest import Backend
@@ -212,7 +213,7 @@ def contents(model: bytes, precision: str) -> pack.Contents:
         predicted=contract.Predicted("estimated", contract.Latency(0.1, 0.26), 80.0),
         accuracy=contract.Accuracy("accuracy", 0.98, 0.99, 450),
         provenance={
-            "versions": pack.versions(),
+            "versions": versions(),
             "seed": 0,
             **{name: "0" * 64 for name in ("recipe", "data", "teacher")},
         },
