@@ -175,6 +175,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype.name} of shape {list(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-__all__ = ["EngineError", "Model", "Prediction", "load"]

@@ -52,9 +52,9 @@ class Delivery:
         self._stage, self._start = "", time.monotonic()
 
     def exportable(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The first candidate whose untrained network exports and whose file keeps the size limit.
+        """The first candidate whose untrained network, exported, keeps the size limit.
 
-        An unexportable student fails here, in seconds, and not after training.
+        Raises ExportError if it cannot be exported: here, in seconds, and not after training.
         """
         self._begin("export", "the untrained candidate first")
         data, limit = self.setting.data, self.setting.budget.size_mib
