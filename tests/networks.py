@@ -41,14 +41,22 @@ def student(family: str, spec: Any, shape: Shape, classes: int) -> nn.Module:
     Biases of zero are left out of a file, and a trained network has none.
     """
     torch.manual_seed(SEED)
-    return as_if_trained(FAMILIES[family].build(spec, shape, classes))
+    module = as_if_trained(FAMILIES[family].build(spec, shape, classes))
+    with torch.no_grad():
+        for norm in (m for m in module.modules() if isinstance(m, nn.LayerNorm)):
+            norm.weight.uniform_(0.5, 2.0)
+            norm.bias.normal_()
+    return module
 
 
 @cache
 def exported(family: str, spec: Any, shape: Shape, classes: int, precision: str) -> bytes:
     """The student's ONNX file."""
+    text = FAMILIES[family].task == "text-classification"
     if precision == "float32":
-        return exporter.export(student(family, spec, shape, classes), shape)
-    samples = np.random.default_rng(SEED).normal(size=(8, *shape)).astype(np.float32)
+        return exporter.export(student(family, spec, shape, classes), shape, text)
     float32 = exported(family, spec, shape, classes, "float32")
+    if FAMILIES[family].quantization == "dynamic":
+        return quantize.dynamic_int8(float32)
+    samples = np.random.default_rng(SEED).normal(size=(8, *shape)).astype(np.float32)
     return quantize.static_int8(float32, exporter.INPUT, samples)

@@ -20,6 +20,7 @@ from edgedistill_runtime.errors import EdgeDistillError
 
 if TYPE_CHECKING:
     from edgedistill_runtime.bench import BenchResult
+    from edgedistill_runtime.manifest import Control, Manifest
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 MAX_SENTENCE = 1000
@@ -75,10 +76,11 @@ def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | 
 @BUNDLE
 @click.argument("inputs", nargs=-1, required=True)
 def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
-    """Classify INPUTS: .npy, .jsonl or image files, folders of them, or - for JSON Lines on stdin.
+    """Classify INPUTS: images, .npy or .txt files, folders of them, .jsonl, or - for JSON Lines.
 
-    A line of input is {"id": "…", "input": [[…]]}.  Prints one JSON object a line; a bad input is
-    an object with "error", and the exit code is then 2.
+    A line of input is {"id": "…", "input": [[…]]}, or {"id": "…", "input": "text"} for a model of
+    texts; a .txt has a text a line.  Prints one JSON object a line; a bad input is an object with
+    "error", and the exit code is then 2.
     """
     from edgedistill_runtime.errors import InputError
     from edgedistill_runtime.inputs import read_items
@@ -104,7 +106,11 @@ def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
 @click.argument("split", type=click.Path(path_type=Path))
 @JSON
 def evaluate(bundle: Path, split: Path, as_json: bool) -> None:
-    """The metric of a bundle over a labelled SPLIT (.npz with x and y), on this machine."""
+    """The metric of a bundle over a labelled SPLIT, on this machine.
+
+    SPLIT is a .jsonl with {"input": …, "label": "name"} a line (a list of names where a sample may
+    have several), or for images an .npz with x and y.
+    """
     from edgedistill_runtime.evaluate import evaluate as measure
 
     result = measure(bundle, split)
@@ -130,11 +136,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
         "name": f"{m.name}, version {m.version}",
         "id": opened.id,
         "task": f"{m.task}, {len(m.labels)} labels",
-        "sample": f"{m.sample.kind}, {m.sample.dtype} {list(m.sample.shape)}",
+        "sample": _sample(m),
         "model": f"{m.backend.name}, {m.precision}, {m.backend.threads} thread(s)",
         "size": f"{opened.size / 2**20:.3f} MiB in {len(m.files) + 1} files",
         m.accuracy.metric: f"{m.accuracy.student:.4f} (teacher {m.accuracy.teacher:.4f}, "
         f"{m.accuracy.samples} test samples)",
+        "control": _control(m.accuracy.control),
         "budget": f"{m.board.profile}: " + ", ".join(f"{k} {v:g}" for k, v in limits.items()),
         "signed": "no" if opened.signature is None else "yes",
     }.items():
@@ -158,6 +165,19 @@ def verify(bundle: Path, as_json: bool) -> None:
     )
     if as_json:
         click.echo(json.dumps({"id": model.bundle_id, "golden_difference": difference}))
+
+
+def _sample(m: Manifest) -> str:
+    if m.sample.kind == "text":
+        step = m.preprocess[0]
+        return f"text, {step.get('max_length')} tokens of {step.get('max_characters')} characters"
+    return f"{m.sample.kind}, {m.sample.dtype} {list(m.sample.shape)}"
+
+
+def _control(c: Control | None) -> str:
+    if c is None:
+        return "not measured"
+    return f"gain {c.gain:+.4f} over no teacher ({c.low:+.4f} to {c.high:+.4f}, {c.seeds} seeds)"
 
 
 def _print_bench(result: BenchResult) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edgedistill_runtime.errors import BundleError, unknown
 from edgedistill_runtime.inputs import read_split
+from edgedistill_runtime.metrics import METRICS
 from edgedistill_runtime.model import load
 
 
@@ -19,8 +21,11 @@ class Evaluation:
 
 
 def evaluate(bundle: Path, split: Path) -> Evaluation:
-    """Accuracy of the bundle's answers.  Raises BundleError, EngineError, InputError or OSError."""
+    """The bundle's own metric.  Raises BundleError, EngineError, InputError or OSError."""
     model = load(bundle)
+    metric = model.manifest.accuracy.metric
+    if metric not in METRICS:
+        raise BundleError(unknown("metric", metric, METRICS))
     data = read_split(split, model.manifest)
-    answers = np.array([model.logits(x).argmax() for x in data.samples])
-    return Evaluation("accuracy", float(np.mean(answers == data.targets)), len(answers))
+    logits = np.stack([model.logits(x) for x in data.samples])  # (n, classes)
+    return Evaluation(metric, METRICS[metric](logits, data.targets), len(logits))

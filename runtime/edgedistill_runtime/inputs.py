@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistill_runtime import postprocess
 from edgedistill_runtime.errors import InputError
 from edgedistill_runtime.manifest import Manifest, Sample
 
@@ -24,21 +26,24 @@ class Item:
     """One sample to classify, or the sentence that says why it is none."""
 
     id: str
-    sample: NDArray[Any] | None
+    sample: NDArray[Any] | str | None
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """A labelled split: samples (n, …) and the index of each one's label."""
+    """A labelled split: n samples, and what they are."""
 
-    samples: NDArray[Any]
+    samples: Sequence[Any] | NDArray[Any]
     targets: NDArray[np.int64]
+    """(n,): the index of each one's label.  (n, classes): 1 for each label that one has, else 0."""
 
 
 def read_items(source: str, stdin: BinaryIO, spec: Sample) -> Iterator[Item]:
-    """Samples of one argument: `-` (JSON Lines), a folder, a `.npy`, a `.jsonl` or an image.
+    """Samples of one argument: `-` (JSON Lines), or a file or folder of what `spec` is.
 
+    Files are `.jsonl`; of images also `.npy` and what Pillow reads; of texts also `.txt` with a
+    text a line.
     What cannot be read is an Item with its error; nothing is raised.
     """
     path = Path(source)
@@ -46,33 +51,50 @@ def read_items(source: str, stdin: BinaryIO, spec: Sample) -> Iterator[Item]:
         if source == "-":
             yield from _json_lines(stdin, "-", spec)
         elif path.is_dir():
-            known = IMAGE_SUFFIXES | {".npy"}
-            names = sorted(p for p in path.iterdir() if p.suffix.lower() in known)
+            suffixes = {".txt"} if spec.kind == "text" else IMAGE_SUFFIXES | {".npy"}
+            names = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
             if not names:
-                raise InputError(f"{source}: no .npy and no image files in this folder")
+                kinds = "no .txt" if spec.kind == "text" else "no .npy and no image"
+                raise InputError(f"{source}: {kinds} files in this folder")
             for name in names:
                 yield from read_items(str(name), stdin, spec)
-        elif path.suffix == ".jsonl":
-            with path.open("rb") as file:
-                yield from _json_lines(file, source, spec)
-        elif path.suffix == ".npy":
-            yield from _npy(path, spec)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            yield Item(source, _image(path, spec))
         else:
-            kinds = ".npy, .jsonl, an image, a folder, or - for JSON Lines"
-            raise InputError(f"{source}: not a kind of input this runtime reads ({kinds})")
+            yield from _file(path, spec)
     except InputError as error:
         yield Item(source, None, str(error))
     except OSError as error:
         yield Item(source, None, f"{source}: {error.strerror or error}")
 
 
+def _file(path: Path, spec: Sample) -> Iterator[Item]:
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        with path.open("rb") as file:
+            yield from _json_lines(file, str(path), spec)
+    elif suffix == ".txt" and spec.kind == "text":
+        yield from _text_lines(path)
+    elif suffix == ".npy" and spec.kind == "image":
+        yield from _npy(path, spec)
+    elif suffix in IMAGE_SUFFIXES and spec.kind == "image":
+        yield Item(str(path), _image(path, spec))
+    else:
+        kinds = "a .txt" if spec.kind == "text" else "a .npy, an image"
+        raise InputError(
+            f"{path}: not what this model reads ({kinds}, a .jsonl, a folder, or - for JSON Lines)"
+        )
+
+
 def read_split(path: Path, manifest: Manifest) -> Split:
-    """A labelled split from an `.npz` with `x` (n, …) and `y` (labels, or their indices).
+    """A labelled split: a `.jsonl`; of images also an `.npz` with `x` (n, …) and `y` (n,).
 
     Raises InputError or OSError.
     """
+    if path.suffix.lower() == ".jsonl":
+        return _labelled_lines(path, manifest)
+    if manifest.sample.kind != "image":
+        raise InputError(
+            f'{path}: the model takes texts; give a .jsonl with {{"input": …, "label": …}} a line'
+        )
     try:
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
             samples, answers = arrays["x"], arrays["y"]
@@ -93,6 +115,34 @@ def read_split(path: Path, manifest: Manifest) -> Split:
             f"{path}: x has {len(samples)} samples and y has shape {list(answers.shape)}"
         )
     return Split(samples, _targets(path, answers, manifest.labels))
+
+
+def _labelled_lines(path: Path, manifest: Manifest) -> Split:
+    """One object a line, with "input" (or "text") and "label": a name, or a list of names."""
+    several = postprocess.multi_label(manifest.postprocess)
+    index = {label: i for i, label in enumerate(manifest.labels)}
+    samples: list[Any] = []
+    targets: list[Any] = []
+    with path.open("rb") as file:
+        for name, line in _lines(file, str(path)):
+            try:
+                row = json.loads(line)
+                samples.append(_row_sample(row, manifest.sample))
+                given = row["label"]
+            except _BAD_ROW as error:
+                wanted = _wanted(manifest.sample, '"label": name')
+                raise InputError(f"{name}: {wanted} ({error})") from None
+            names = given if isinstance(given, list) else [given]
+            for label in names:
+                if not isinstance(label, str) or label not in index:
+                    raise InputError(f"{name}: the label {label!r} is none of the model's")
+            if not several and len(names) != 1:
+                raise InputError(f"{name}: {len(names)} labels; the model's samples have one")
+            found = [index[label] for label in names]
+            targets.append(np.isin(np.arange(len(index)), found) if several else found[0])
+    if not samples:
+        raise InputError(f"{path}: no samples in this file")
+    return Split(samples, np.array(targets, np.int64))
 
 
 def _targets(path: Path, answers: NDArray[Any], labels: tuple[str, ...]) -> NDArray[np.int64]:
@@ -126,30 +176,59 @@ def _npy(path: Path, spec: Sample) -> Iterator[Item]:
         )
 
 
-def _json_lines(lines: BinaryIO, source: str, spec: Sample) -> Iterator[Item]:
+def _lines(lines: BinaryIO, source: str) -> Iterator[tuple[str, bytes]]:
+    """The lines that are not blank, each with its name."""
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name = f"{source}:{number}"
+        if line.strip():
+            yield f"{source}:{number}", line
+
+
+def _text_lines(path: Path) -> Iterator[Item]:
+    with path.open("rb") as file:
+        for name, line in _lines(file, str(path)):
+            try:
+                text = line.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                yield Item(name, None, f"{name}: not UTF-8 ({error})")
+            else:
+                yield Item(name, text)
+
+
+def _json_lines(lines: BinaryIO, source: str, spec: Sample) -> Iterator[Item]:
+    for name, line in _lines(lines, source):
+        given = None
         try:
             row = json.loads(line)
-            name = str(row.get("id", name))
-            sample = _sample(np.array(row["input"]), spec)
+            given = row.get("id")
+            sample = _row_sample(row, spec)
         except _BAD_ROW as error:
-            yield Item(name, None, f'{name}: not {{"id": …, "input": [numbers]}} ({error})')
+            label = name if given is None else str(given)
+            yield Item(label, None, f"{label}: {_wanted(spec)} ({error})")
         else:
-            yield Item(name, sample)
+            yield Item(name if given is None else str(given), sample)
 
 
-def _sample(numbers: NDArray[Any], spec: Sample) -> NDArray[Any]:
-    """The numbers in the sample's type: rounded if it has fractions, else exactly as they are."""
+def _wanted(spec: Sample, other: str = '"id": …') -> str:
+    kind = "text" if spec.kind == "text" else "[numbers]"
+    return f'not {{{other}, "input": {kind}}}'
+
+
+def _row_sample(row: dict[str, Any], spec: Sample) -> NDArray[Any] | str:
+    if spec.kind == "text":
+        text = row["text"] if "input" not in row and "text" in row else row["input"]
+        if not isinstance(text, str):
+            raise ValueError("not a text")
+        text.encode()  # half of a surrogate pair is an error
+        return text
+    numbers = np.array(row["input"])
     if numbers.dtype.kind not in "iuf":
         raise ValueError("not numbers")
     with np.errstate(all="ignore"):
         sample = numbers.astype(spec.dtype)
-    held = np.isfinite(sample) if sample.dtype.kind == "f" else sample == numbers
-    if not held.all():
+    if not (sample == numbers).all():
         raise ValueError(f"values that {spec.dtype} cannot hold")
+    if sample.shape != spec.shape:
+        raise ValueError(f"the shape is {list(sample.shape)}; the model takes {list(spec.shape)}")
     return sample
 
 
@@ -161,8 +240,6 @@ def _image(path: Path, spec: Sample) -> NDArray[Any]:
         raise InputError(
             "image files need Pillow; install it with: pip install 'edgedistill-runtime[image]'"
         ) from error
-    if spec.kind != "image":
-        raise InputError(f"{path}: the model takes {spec.kind}, not images")
     height, width, channels = spec.shape
     try:
         with Image.open(path) as image:

@@ -15,10 +15,11 @@ import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from edgedistill_runtime.errors import BundleError
+from edgedistill_runtime.errors import BundleError, unknown
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -28,6 +29,7 @@ MAX_DEPTH = 16
 MAX_TEXT = 4096
 MAX_FILES = 64
 MAX_STEPS = 16
+MAX_SEEDS = 10_000
 MAX_FILE_BYTES = 1 << 31
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # or half of a surrogate pair
 FILE_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
@@ -44,7 +46,10 @@ class File:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of the model file.  Shapes are fixed, batch 1 included."""
+    """An input or output of the model file.  Shapes are fixed, batch 1 included.
+
+    But one: the number of a text's tokens, −1 in the shape of its ids.
+    """
 
     name: str
     dtype: str
@@ -56,9 +61,11 @@ class Sample:
     """What `predict` takes: one decoded sample, before preprocessing."""
 
     kind: str
-    """"image" (height, width, channels)."""
+    """"image" or "text"."""
     dtype: str
+    """"uint8" for an image, "text" for a text."""
     shape: tuple[int, ...]
+    """(height, width, channels) of an image, () of a text."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,18 @@ class Predicted:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What the teacher was worth: the student's metric minus that of students without a teacher."""
+
+    gain: float
+    low: float
+    """95 % interval of the gain."""
+    high: float
+    seeds: int
+    """Students trained with the teacher, and as many without."""
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """The packed file's metric and the teacher's, on the same test split."""
 
@@ -130,6 +149,7 @@ class Accuracy:
     student: float
     teacher: float
     samples: int
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +189,7 @@ class Manifest:
         try:
             table = json.loads(
                 data.decode(),
-                object_pairs_hook=_no_twins,
+                object_pairs_hook=no_twins,
                 parse_constant=_number,
                 parse_float=_number,
                 parse_int=_integer,
@@ -197,7 +217,8 @@ def bundle_id(manifest_json: bytes) -> str:
     return hashlib.sha256(manifest_json).hexdigest()
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON's `object_pairs_hook`: readers disagree on which of two equal keys counts."""
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a key stands twice in one object")
@@ -290,6 +311,13 @@ def _check(m: Manifest) -> None:
         limit = getattr(m.budget, name)
         if limit is not None and limit <= 0:
             raise BundleError(f"the manifest's budget.{name} is {limit:g}; a limit is over 0")
+    control = m.accuracy.control
+    if control is not None and not (control.low <= control.gain <= control.high):
+        raise BundleError("the manifest's accuracy.control has a gain outside of its interval")
+    if control is not None and not 1 <= control.seeds <= MAX_SEEDS:
+        raise BundleError(
+            f"the manifest's number of seeds is {control.seeds}, not 1 to {MAX_SEEDS}"
+        )
     if "" in m.board.models:  # every board's model begins with it
         raise BundleError("the manifest's board.models has an empty text")
 
@@ -317,11 +345,13 @@ def _check_files(m: Manifest) -> None:
 def _check_tensors(m: Manifest) -> None:
     if not m.inputs or not m.outputs:
         raise BundleError("the manifest names no input or no output")
-    check_array("sample", m.sample.dtype, m.sample.shape)
-    for tensor in (*m.inputs, *m.outputs):
+    if len(m.inputs) > 1:
+        raise BundleError(f"the manifest names {len(m.inputs)} inputs; a sample fills one")
+    if m.sample.kind not in SAMPLES:
+        raise BundleError(unknown("kind of sample", m.sample.kind, SAMPLES))
+    SAMPLES[m.sample.kind](m)
+    for tensor in m.outputs:
         check_array(f"tensor {tensor.name!r}", tensor.dtype, tensor.shape)
-    if m.sample.kind == "image" and (len(m.sample.shape) != 3 or m.sample.shape[2] not in (1, 3)):
-        raise BundleError(f"the manifest's images have the shape {list(m.sample.shape)}")
     scores = m.outputs[0]
     if (scores.dtype, scores.shape) != ("float32", (1, len(m.labels))):
         raise BundleError(
@@ -330,6 +360,37 @@ def _check_tensors(m: Manifest) -> None:
         )
     if len(set(m.labels)) != len(m.labels):
         raise BundleError("the manifest gives two classes the same label")
+
+
+def _check_image(m: Manifest) -> None:
+    sample, tensor = m.sample, m.inputs[0]
+    check_array("sample", sample.dtype, sample.shape)
+    if sample.dtype != "uint8":
+        raise BundleError(f"the manifest's images are {sample.dtype}, not uint8")
+    if len(sample.shape) != 3 or sample.shape[2] not in (1, 3):
+        raise BundleError(f"the manifest's images have the shape {list(sample.shape)}")
+    check_array(f"tensor {tensor.name!r}", tensor.dtype, tensor.shape)
+
+
+def _check_text(m: Manifest) -> None:
+    sample, tensor = m.sample, m.inputs[0]
+    if (sample.dtype, sample.shape) != ("text", ()):
+        raise BundleError(
+            f"the manifest's texts are {sample.dtype[:64]!r} of shape {list(sample.shape)}, "
+            "not 'text' of shape []"
+        )
+    if (tensor.dtype, tensor.shape) != ("int64", (1, -1)):
+        raise BundleError(
+            f"the manifest's input {tensor.name!r} is {tensor.dtype[:64]} {list(tensor.shape)}; "
+            "token ids are int64 [1, -1]"
+        )
+    if [step.get("op") for step in m.preprocess] != ["tokenize"]:
+        raise BundleError(
+            "the manifest's preprocess is not the one step 'tokenize' that texts take"
+        )
+
+
+SAMPLES: dict[str, Callable[[Manifest], None]] = {"image": _check_image, "text": _check_text}
 
 
 def check_array(what: str, dtype: str, shape: tuple[int, ...]) -> None:

@@ -7,16 +7,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill_runtime import arrays, bundle, postprocess, preprocess
+from edgedistill_runtime import arrays, bundle, postprocess, preprocess, texts
 from edgedistill_runtime.backends import opener
 from edgedistill_runtime.bundle import Bundle
 from edgedistill_runtime.errors import BundleError, EngineError, InputError
 from edgedistill_runtime.manifest import Manifest, Tensor, check_array
+
+if TYPE_CHECKING:
+    from edgedistill_runtime.tokenize import TextEncoder
 
 Array = NDArray[Any]
 
@@ -24,8 +27,11 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Prediction:
     label: str
+    """The one with the highest score."""
     score: float
     """The label's score, 0 to 1."""
+    labels: tuple[str, ...]
+    """What the sample is: `label`; where it may be several things, all that score at least 0.5."""
     scores: dict[str, float]
     """Score of every label."""
     latency_ms: float
@@ -47,29 +53,33 @@ class Model:
         self.manifest: Manifest = opened.manifest
         self.bundle_id = opened.id
         self._golden = _golden(opened)
-        self._preprocess = preprocess.build(self.manifest.preprocess)
+        self._preprocess = preprocess.build(self.manifest.preprocess, opened.files)
         self._postprocess = postprocess.build(self.manifest.postprocess)
+        self._multi_label = postprocess.multi_label(self.manifest.postprocess)
         self._session = opener(self.manifest.backend.name)(
             opened.files[self.manifest.model], self.manifest.backend
         )
         self.engine, self.engine_version = self._session.engine, self._session.version
         _same("inputs", self._session.inputs, self.manifest.inputs)
         _same("outputs", self._session.outputs, self.manifest.outputs)
-        sample = self.manifest.sample
-        self._sample = (np.dtype(sample.dtype), sample.shape)
-        self._inputs = {t.name: (np.dtype(t.dtype), t.shape) for t in self.manifest.inputs}
-        self._input = self.manifest.inputs[0].name
+        sample, declared = self.manifest.sample, self.manifest.inputs[0]
+        self._is_text = sample.kind == "text"
+        self._sample = (None if self._is_text else np.dtype(sample.dtype), sample.shape)
+        self._input = declared.name
+        self._declared = (np.dtype(declared.dtype), declared.shape)
         try:
             with np.errstate(all="ignore"):
                 prepared = self._prepare(self._golden[0][0])
-            _check_input(self._input, prepared, self._inputs)
+            self._check_input(prepared)
         except (ValueError, TypeError, IndexError, InputError) as error:
             raise BundleError(
                 f"the preprocessing does not lead to the model's input: {error}"
             ) from None
+        if self._is_text:
+            self._check_vocabulary(cast("TextEncoder", self._preprocess).vocabulary_size)
 
-    def predict(self, sample: Array) -> Prediction:
-        """Classify one decoded sample (the manifest's `sample` says its type and shape).
+    def predict(self, sample: Array | str) -> Prediction:
+        """Classify one decoded sample (the manifest's `sample` says its type and shape), or a text.
 
         Raises InputError if it is of another type or shape, or its scores are not finite.
         """
@@ -81,15 +91,21 @@ class Model:
             raise InputError("the model's scores for this sample are not finite numbers")
         labels = self.manifest.labels
         table = dict(zip(labels, scores.tolist(), strict=True))
+        answer: tuple[str, ...] = (labels[best],)
+        if self._multi_label:
+            answer = tuple(label for label, score in table.items() if score >= 0.5)
         latency_ms = (time.perf_counter_ns() - start) / 1e6
-        return Prediction(labels[best], float(scores[best]), table, latency_ms)
+        return Prediction(labels[best], float(scores[best]), answer, table, latency_ms)
 
-    def logits(self, sample: Array) -> Array:
-        """The model's first output for one decoded sample.  -> (classes,)"""
+    def logits(self, sample: Array | str) -> Array:
+        """The model's first output for one decoded sample, or for a text.  -> (classes,)"""
         dtype, shape = self._sample
-        if not isinstance(sample, np.ndarray) or sample.dtype != dtype or sample.shape != shape:
+        if self._is_text:
+            if not isinstance(sample, str):
+                raise InputError(f"the sample is {_describe(sample)}; the model takes a text")
+        elif not isinstance(sample, np.ndarray) or sample.dtype != dtype or sample.shape != shape:
             raise InputError(
-                f"the sample is {_describe(sample)}; the model takes {dtype.name} "
+                f"the sample is {_describe(sample)}; the model takes {self.manifest.sample.dtype} "
                 f"of shape {list(shape)}"
             )
         result: Array = self._answer({self._input: self._prepare(sample)})[0][0]
@@ -100,12 +116,9 @@ class Model:
 
         Raises InputError if a name, type or shape is not the declared one.
         """
-        if inputs.keys() != self._inputs.keys():
-            raise InputError(
-                f"the model takes the inputs {sorted(self._inputs)}, not {sorted(inputs)}"
-            )
-        for name, array in inputs.items():
-            _check_input(name, array, self._inputs)
+        if list(inputs) != [self._input]:
+            raise InputError(f"the model takes the inputs {[self._input]}, not {sorted(inputs)}")
+        self._check_input(inputs[self._input])
         outputs = self._answer(inputs)
         return {t.name: o for t, o in zip(self.manifest.outputs, outputs, strict=True)}
 
@@ -120,8 +133,8 @@ class Model:
                 )
         return outputs
 
-    def golden_samples(self) -> Array:
-        """The samples that were packed as references.  (count, …)"""
+    def golden_samples(self) -> Array | list[str]:
+        """The samples that were packed as references.  (count, …), or a list of texts."""
         return self._golden[0]
 
     def check_golden(self) -> float:
@@ -141,34 +154,52 @@ class Model:
             )
         return difference
 
-    def _prepare(self, sample: Array) -> Array:
+    def _prepare(self, sample: Array | str) -> Array:
         return self._preprocess(sample)[None]
 
+    def _check_vocabulary(self, size: int) -> None:
+        """Look up the last id: a smaller table would fail in the field, at the first rare word."""
+        try:
+            self._answer({self._input: np.array([[size - 1]], np.int64)})
+        except EngineError as error:
+            raise BundleError(
+                f"the model does not answer for the last of the tokenizer's {size} ids: {error}"
+            ) from None
 
-def _golden(opened: Bundle) -> tuple[Array, Array]:
+    def _check_input(self, array: Array) -> None:
+        dtype, shape = self._declared
+        if (
+            not isinstance(array, np.ndarray)
+            or array.dtype != dtype
+            or len(array.shape) != len(shape)
+            or any(
+                n != size and (size > 0 or not n)
+                for n, size in zip(array.shape, shape, strict=True)
+            )
+        ):
+            raise InputError(
+                f"input {self._input!r} is {_describe(array)}; the model takes {dtype.name} "
+                f"of shape {list(shape)}"
+            )
+
+
+def _golden(opened: Bundle) -> tuple[Array | list[str], Array]:
     golden, sample = opened.manifest.golden, opened.manifest.sample
     output = opened.manifest.outputs[0]
-    inputs_shape = (golden.count, *sample.shape)
-    outputs_shape = (golden.count, *output.shape[1:])
-    check_array("golden inputs", sample.dtype, inputs_shape)
-    return (
-        arrays.decode(golden.inputs, opened.files[golden.inputs], sample.dtype, inputs_shape),
-        arrays.decode(golden.outputs, opened.files[golden.outputs], output.dtype, outputs_shape),
-    )
+    inputs: Array | list[str]
+    if sample.kind == "text":
+        inputs = texts.decode(golden.inputs, opened.files[golden.inputs], golden.count)
+    else:
+        shape = (golden.count, *sample.shape)
+        check_array("golden inputs", sample.dtype, shape)
+        inputs = arrays.decode(golden.inputs, opened.files[golden.inputs], sample.dtype, shape)
+    shape = (golden.count, *output.shape[1:])
+    return inputs, arrays.decode(golden.outputs, opened.files[golden.outputs], output.dtype, shape)
 
 
 def _same(what: str, found: tuple[Tensor, ...], declared: tuple[Tensor, ...]) -> None:
     if found != declared:
         raise BundleError(f"the model's {what} are not those that the manifest declares")
-
-
-def _check_input(name: str, array: Array, declared: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
-    dtype, shape = declared[name]
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        raise InputError(
-            f"input {name!r} is {_describe(array)}; the model takes {dtype.name} "
-            f"of shape {list(shape)}"
-        )
 
 
 def _describe(value: Any) -> str:

@@ -20,11 +20,11 @@ MIN_OPSET, MAX_OPSET = 13, 25
 MAX_IR_VERSION = 13
 
 _STANDARD = """
-    Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Dropout Erf
-    Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish
-    Identity LayerNormalization LeakyRelu MatMul MaxPool Mul Pow QuantizeLinear
-    ReduceMean Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose
-    Unsqueeze Where
+    Add AveragePool Cast Clip Concat Constant Conv DequantizeLinear Div Dropout
+    DynamicQuantizeLinear Erf Flatten Gather Gelu Gemm GlobalAveragePool GlobalMaxPool
+    HardSigmoid HardSwish Identity LayerNormalization LeakyRelu MatMul MatMulInteger MaxPool Mul
+    Pow QuantizeLinear ReduceMean Relu Reshape Shape Sigmoid Slice Softmax Split Sqrt Squeeze Sub
+    Tanh Transpose Unsqueeze Where
 """
 _MICROSOFT = """
     DequantizeLinear DynamicQuantizeMatMul MatMulNBits QGemm QLinearAdd QLinearConcat
@@ -148,6 +148,10 @@ _ELEMENT_BITS = {
 }
 _ELEMENT_BITS |= {16: 16, 21: 4, 22: 4}  # bfloat16, uint4, int4
 _INTEGERS = frozenset((2, 3, 4, 5, 6, 7, 12, 13, 21, 22))
+# which outputs are integers whatever goes in: indices; numbers and their zero, but not the scale
+_INTEGER_OUTPUTS = {"MaxPool": slice(1, None), "DynamicQuantizeLinear": slice(0, None, 2)}
+_INTEGER_OUTPUTS |= dict.fromkeys(("MatMulInteger", "Shape"), slice(None))
+_NONE = slice(0)
 _LEAST_WINDOW = {"kernel_shape": 1, "pads": 0, "strides": 1, "dilations": 1, "group": 1}
 
 Message = dict[str, list[Any]]
@@ -203,7 +207,7 @@ def _check_divisions(graph: Message) -> None:
     """Refuse Div of integers: the least one by −1 kills the process (SIGFPE in onnxruntime 1.32).
 
     An output has the type of the first input, but for the operators named in `_makes_integers`.
-    Networks of fixed shapes have no use for such a division.
+    No network here has a use for such a division.
     """
     made, integers = {""}, set[str]()
     for tensor in graph.get("initializer", ()):
@@ -225,8 +229,7 @@ def _check_divisions(graph: Message) -> None:
         made.update(outputs)
         if _makes_integers(node, operator, integers):
             integers.update(outputs)
-        elif operator == "MaxPool":
-            integers.update(outputs[1:])  # the indices
+        integers.update(outputs[_INTEGER_OUTPUTS.get(operator, _NONE)])
 
 
 def _makes_integers(node: Message, operator: str, integers: set[str]) -> bool:

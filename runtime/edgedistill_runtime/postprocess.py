@@ -19,7 +19,13 @@ def softmax(logits: Scores) -> Scores:
     return np.asarray(exp / exp.sum(axis=-1, keepdims=True), np.float32)
 
 
-STEPS: dict[str, Callable[[Scores], Scores]] = {"softmax": softmax}
+def sigmoid(logits: Scores) -> Scores:
+    """A probability of its own for every class.  (…, classes) -> (…, classes), float32."""
+    small = np.exp(-np.abs(logits))  # 0 to 1: nothing overflows
+    return np.asarray(np.where(logits < 0, small, 1) / (1 + small), np.float32)
+
+
+STEPS: dict[str, Callable[[Scores], Scores]] = {"sigmoid": sigmoid, "softmax": softmax}
 
 
 def build(steps: Sequence[Mapping[str, Any]]) -> Callable[[Scores], Scores]:
@@ -29,6 +35,11 @@ def build(steps: Sequence[Mapping[str, Any]]) -> Callable[[Scores], Scores]:
         op = step.get("op")
         if not isinstance(op, str) or op not in STEPS:
             raise BundleError(unknown("postprocessing step", str(op), STEPS))
+        if len(step) > 1:
+            raise BundleError(
+                f"the postprocessing step {op!r} has unknown arguments "
+                f"({', '.join(sorted(step.keys() - {'op'}))[:64]})"
+            )
         functions.append(STEPS[op])
 
     def run(x: Scores) -> Scores:
@@ -37,3 +48,8 @@ def build(steps: Sequence[Mapping[str, Any]]) -> Callable[[Scores], Scores]:
         return x
 
     return run
+
+
+def multi_label(steps: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a sample has any number of labels instead of one."""
+    return any(step.get("op") == "sigmoid" for step in steps)

@@ -1,8 +1,9 @@
 """The steps from a decoded sample to the model's input: one implementation for training and device.
 
-A step is an object of the manifest with `op` and its arguments.  Each works on one sample or on a
-batch of them (leading dimensions pass through), in float32 arithmetic of numpy alone, so that the
-host trains on the very arrays that the board computes.
+A step is an object of the manifest with `op` and its arguments.  Those of images work on one sample
+or on a batch of them (leading dimensions pass through), in float32 arithmetic of numpy alone, so
+that the host trains on the very arrays that the board computes.  `tokenize` takes one text, and
+needs a file of the bundle.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from edgedistill_runtime.errors import BundleError, unknown
 
 Array = NDArray[Any]
-Step = Callable[[Array], Array]
+Step = Callable[[Any], Array]
 
 
 def normalize(scale: float, mean: Sequence[float], std: Sequence[float]) -> Step:
@@ -41,27 +42,48 @@ def channels_first() -> Step:
     return lambda x: np.ascontiguousarray(np.moveaxis(x, -1, -3))
 
 
-STEPS: dict[str, Callable[..., Step]] = {"channels_first": channels_first, "normalize": normalize}
+def tokenize(
+    files: Mapping[str, bytes], /, file: str, max_length: int, max_characters: int
+) -> Step:
+    """A text -> the ids of its tokens.  (tokens,), int64, 1 to max_length of them."""
+    from edgedistill_runtime.tokenize import TextEncoder  # a board for images starts without it
+
+    if file not in files:
+        raise BundleError(f"the preprocessing step 'tokenize' lacks its file {str(file)[:64]!r}")
+    return TextEncoder.build(files[file], max_length, max_characters)
 
 
-def build(steps: Sequence[Mapping[str, Any]]) -> Step:
-    """One function that runs all `steps` in order.  Raises BundleError for a step it cannot do."""
-    functions = [_step(step) for step in steps]
+STEPS: dict[str, Callable[..., Step]] = {
+    "channels_first": channels_first,
+    "normalize": normalize,
+    "tokenize": tokenize,
+}
 
-    def run(x: Array) -> Array:
+
+def build(steps: Sequence[Mapping[str, Any]], files: Mapping[str, bytes] | None = None) -> Step:
+    """One function that runs all `steps` in order.
+
+    files: the bundle's, by name, for steps that need one.
+    Raises BundleError for a step it cannot do, EngineError where a step's library is missing.
+    """
+    functions = [_step(step, files or {}) for step in steps]
+    if len(functions) == 1:
+        return functions[0]
+
+    def run(x: Any) -> Array:
         for function in functions:
             x = function(x)
-        return x
+        return cast(Array, x)
 
     return run
 
 
-def _step(step: Mapping[str, Any]) -> Step:
+def _step(step: Mapping[str, Any], files: Mapping[str, bytes]) -> Step:
     arguments = dict(step)
     op = arguments.pop("op", None)
     if not isinstance(op, str) or op not in STEPS:
         raise BundleError(unknown("preprocessing step", str(op), STEPS))
     try:
-        return STEPS[op](**arguments)
+        return tokenize(files, **arguments) if op == "tokenize" else STEPS[op](**arguments)
     except (TypeError, ValueError, OverflowError) as error:
         raise BundleError(f"the preprocessing step {op!r} has wrong arguments ({error})") from error

@@ -29,6 +29,15 @@ def parts(tiny: tuple[contract.Manifest, dict[str, bytes]]) -> Parts:
     return Parts(json.loads(manifest.to_json()), files)
 
 
+@pytest.fixture(scope="session")
+def text_parts() -> Parts:
+    """The small bundle of texts taken apart."""
+    from tests.runtime.text_support import text_manifest
+
+    manifest, files = text_manifest()
+    return Parts(json.loads(manifest.to_json()), files)
+
+
 @pytest.fixture
 def edge(tiny: tuple[contract.Manifest, dict[str, bytes]], tmp_path: Path) -> Path:
     """The path of a good bundle."""

@@ -231,6 +231,7 @@ def _may_be_empty(path: str, value: Any) -> bool:
     """A list of nothing is right where nothing follows from it; an int where a fraction may be."""
     lists = ("board.models", "postprocess")
     numbers = ("latency_ms", "p50", "bound", "_mib", "_ms", "student", "teacher", "min_retention")
+    numbers += ("low",) if isinstance(value, int) and value < 0 else ("high",)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return (path in lists and value == []) or (is_number and path.endswith(numbers))
 
@@ -248,7 +249,8 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "golden.atol": [-1e-9, -1, 1e10, 1e300],
     "files.0.size": [-1, 0, 756, 758, 1 << 31, 1 << 32, 1 << 62],
     "files.0.sha256": ["", "0" * 64, "0" * 63, "A" * 64, "g" * 64, "0" * 65],
-    "sample.dtype": ["", "object", "O", "float64", "U8", "uint16", "float32", "V99999999"],
+    "sample.kind": ["", "audio", "Image", "text", "__class__"],
+    "sample.dtype": ["", "text", "object", "O", "float64", "U8", "uint16", "float32", "V99999999"],
     "sample.shape": [
         [],
         [8, 8],
@@ -279,6 +281,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
         [{"op": 1}],
         [{"op": "channels_first"}] * 17,
         [{"op": "channels_first"}] * 40_000,
+        [{"op": "tokenize", "file": "model.onnx", "max_length": 8, "max_characters": 8}],
     ],
     "preprocess.0.op": ["", "normalise", "__import__", None, 1, []],
     "preprocess.0.scale": [None, "1", [1], {}, 1e300, -1e300],
@@ -287,6 +290,11 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "preprocess.0.unknown": [1],
     "preprocess.1.axis": [0],
     "postprocess": [[{}], [{"op": "argmax"}], [{"op": None}], [{"op": "softmax"}] * 17],
+    "postprocess.0.temperature": [1.0, None],
+    "accuracy.control.low": [0.02, 1e300],
+    "accuracy.control.high": [0, -1e300],
+    "accuracy.control.gain": [-1, 1],
+    "accuracy.control.seeds": [0, -3, 1 << 40],
     "budget.percentile": [0, 100, -1, 1 << 40],
     "budget.latency_ms": [0, -1, -1e300],
     "budget.peak_ram_mib": [0, -1],
@@ -579,7 +587,6 @@ UNLISTED = [
         "RegexFullMatch",
         "TfIdfVectorizer",
         "ImageDecoder",
-        "Shape",
     ),
     *("Expand", "Tile", "ConstantOfShape", "Range", "RandomNormal", "RandomUniform", "Multinomial"),
     *(

@@ -56,11 +56,16 @@ def attribute(name: str, value: int | str | Sequence[int]) -> bytes:
 
 
 def node(
-    operator: str, inputs: Sequence[str], output: str, *attributes: bytes, domain: str = ""
+    operator: str,
+    inputs: Sequence[str],
+    output: str | Sequence[str],
+    *attributes: bytes,
+    domain: str = "",
 ) -> bytes:
-    """NodeProto with one output."""
+    """NodeProto with one output, or several."""
     names: list[Field] = [(1, i) for i in inputs]
-    return message(*names, (2, output), (4, operator), *((5, a) for a in attributes), (7, domain))
+    names += [(2, o) for o in ([output] if isinstance(output, str) else output)]
+    return message(*names, (4, operator), *((5, a) for a in attributes), (7, domain))
 
 
 def value(name: str, dims: Sequence[int | str | bytes], kind: int = FLOAT) -> bytes:

@@ -166,7 +166,9 @@ def tiny_manifest(model: str) -> tuple[contract.Manifest, dict[str, bytes]]:
             budget=contract.Budget(latency_ms=1000.0, peak_ram_mib=4096.0, size_mib=1.0),
             board=contract.Board("rpi4", ("Raspberry Pi 4",), "onnxruntime", "1.27.0"),
             predicted=contract.Predicted("estimated", contract.Latency(0.1, 0.2), 60.0),
-            accuracy=contract.Accuracy("accuracy", 0.9, 0.95, 100),
+            accuracy=contract.Accuracy(
+                "accuracy", 0.9, 0.95, 100, contract.Control(0.01, -0.02, 0.04, 3)
+            ),
             provenance={"seed": SEED, "versions": {"python": "3.11"}},
         ),
         files,

@@ -182,8 +182,9 @@ def test_an_array_file_of_one_sample(run, edge, images, tmp_path, expected):
     said = run("predict", edge, path)
     assert (said.code, said.err) == (0, "")
     [row] = said.rows
-    assert row.keys() == {"id", "label", "score", "scores", "latency_ms"}
+    assert row.keys() == {"id", "label", "labels", "score", "scores", "latency_ms"}
     assert (row["id"], row["label"]) == (str(path), expected[0])
+    assert row["labels"] == [expected[0]]
     assert row["scores"].keys() == set(LABELS)
 
 
@@ -319,15 +320,17 @@ def test_labels_of_any_language_are_printed_to_any_terminal(pack, images, tmp_pa
     assert json.loads(said.stdout)["label"].startswith("猫")
 
 
-def test_numbers_with_fractions_are_rounded_to_the_samples_type(run, pack, tiny, tmp_path):
-    """JSON has decimal fractions and float32 has not: 0.1 is as good an input as any."""
-    inputs = golden_images().astype(np.float32)
-    edge = pack({"sample.dtype": "float32"}, {"golden_inputs.npy": arrays.encode(inputs)})
-    lines = [json.dumps({"input": (inputs[0] + value).tolist()}) for value in (0, 0.1)]
-    lines.append(json.dumps({"input": [[[1e39]] * 8] * 8}))
+def test_a_number_with_a_point_is_taken_if_it_is_whole(run, edge, images, expected):
+    lines = [json.dumps({"input": (images[0] + value).tolist()}) for value in (0.0, 0.5)]
     said = run("predict", edge, "-", stdin="\n".join(lines).encode())
-    assert [("label" in row) for row in said.rows] == [True, True, False]
-    assert "float32 cannot hold" in said.rows[2]["error"]
+    assert said.rows[0]["label"] == expected[0]
+    assert "uint8 cannot hold" in said.rows[1]["error"]
+
+
+def test_an_id_of_null_is_none(run, edge, images):
+    lines = [json.dumps({"id": i, "input": images[0].tolist()}) for i in (None, 7, "a", 0, "")]
+    said = run("predict", edge, "-", stdin="\n".join(lines).encode())
+    assert [row["id"] for row in said.rows] == ["-:1", "7", "a", "0", ""]
 
 
 # --- predict, images

@@ -89,6 +89,19 @@ def test_splits_are_the_same_in_every_call_whatever_was_random_before():
     assert one.digest == other.digest
 
 
+def test_images_know_their_task_and_have_one_label_each():
+    digits = data.load("digits")
+    assert digits.task == "image-classification"
+    assert not digits.multi_label
+    assert digits.unlabelled is None
+
+
+def test_columns_are_refused_for_images(save):
+    for source in ("digits", save(x=images(), y=labels())):
+        with pytest.raises(DataError, match="holds images; columns are for tables of texts"):
+            data.load(source, data.Columns(text="text"))
+
+
 # Digests
 
 
@@ -103,6 +116,11 @@ def test_the_digest_changes_with_every_pixel_label_and_name_of_a_label(save):
     digests.append(data.load(save(x=x, y=swapped)).digest)
     digests.append(data.load(save(x=x, y=y + 1)).digest)
     assert len(set(digests)) == 4
+
+
+def test_the_digest_of_the_digits_stays():
+    whole = data.load("digits").digest
+    assert whole == "24b086b094b0b27750a45051ef10f5b3990bfda853a24e5a8d3ab3b3101ba444"
 
 
 def test_the_digest_does_not_depend_on_the_files_name(tmp_path):
@@ -248,13 +266,15 @@ def test_a_zip_of_something_else_is_refused(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     path = tmp_path / "cats.npz"
     assert refusal(str(path)) == f"{path}: cannot be read (No such file or directory)"
-    assert refusal(str(tmp_path)) == f"{tmp_path}: cannot be read (Is a directory)"
+    folder = tmp_path / "dogs.npz"
+    folder.mkdir()
+    assert refusal(str(folder)) == f"{folder}: cannot be read (Is a directory)"
 
 
 def test_a_misspelt_name_is_told_with_the_nearest_one():
     assert refusal("digts") == (
         "no data set named 'digts'; did you mean 'digits'? (known: digits); "
-        "or give the path of an .npz file"
+        "or give the path of a file or folder"
     )
 
 

@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edgedistill_runtime.files import write_atomically
+
+RESULT = re.compile(r"\.?[a-z0-9_]+-[0-9a-f]{16}\.[a-z0-9]+(\.\w+\.tmp)?")
+"""Names of results, and of those that a killed run left half written."""
 
 
 def digest(*parts: Any) -> str:
@@ -36,10 +41,21 @@ class Cache:
         stem, dot, suffix = name.partition(".")
         return self.folder / f"{stem}-{key[:16]}{dot}{suffix}"
 
+    def evict(self, days: float) -> None:
+        """Remove results that nobody has used for so many days.  Only names that `path` gives."""
+        if not self.folder.is_dir():
+            return
+        oldest = time.time() - days * 86_400
+        for path in self.folder.iterdir():
+            if RESULT.fullmatch(path.name) and path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
+
     def get(self, name: str, key: str, make: Callable[[], bytes]) -> bytes:
         """The stored result, or `make()`, stored first and read back."""
         path = self.path(name, key)
-        if not path.exists():
+        if path.exists():
+            os.utime(path)  # used: not yet to be evicted
+        else:
             data = make()
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, data)

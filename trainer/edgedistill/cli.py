@@ -37,10 +37,50 @@ def cli() -> None:
 @cli.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--profile", help="Device profile: a built-in name (see `profiles`) or a TOML file.")
-@click.option("--data", help="'digits', or an .npz file with x (images) and y (labels).")
+@click.option(
+    "--task", metavar="NAME", help="image-classification or text-classification; else the data's."
+)
+@click.option(
+    "--data",
+    help="'digits'; an .npz with x (images) and y (labels); a table of texts (.csv, .tsv, .jsonl, "
+    ".parquet), a folder of tables, or a data set of `datasets`.",
+)
+@click.option("--text-column", help="Column of the texts.  [default: found]")
+@click.option("--label-column", help="Column of the labels.  [default: found]")
+@click.option("--group-column", help="Column of groups that no split may share.")
+@click.option(
+    "--label-separator", help="What stands between several labels of a text; makes it multi-label."
+)
+@click.option("--unlabelled", metavar="FILE", help="More texts, for soft targets alone.")
+@click.option("--max-length", type=int, help="Most tokens of a text.  [default: 64]")
+@click.option("--metric", metavar="accuracy|f1_macro", help="[default: accuracy]")
+@click.option(
+    "--class-weights", metavar="none|balanced", help="Of the hard labels.  [default: none]"
+)
+@click.option(
+    "--teacher",
+    help="'auto' (trained here), a folder or hub id of transformers, module:function, or an .onnx "
+    "file.  [default: auto]",
+)
+@click.option("--trust-remote-code", is_flag=True, default=None, help="Run a hub teacher's code.")
 @click.option("--name", help="Name of the bundle.  [default: DATA-PROFILE]")
 @click.option("--version", type=click.IntRange(0), help="Version of the bundle.  [default: 1]")
-@click.option("--student", metavar="FAMILY", help="Student family.  [default: convnet]")
+@click.option(
+    "--student",
+    metavar="FAMILY",
+    help="convnet (images), transformer or static (texts).  [default: the first of the task's]",
+)
+@click.option(
+    "--distill",
+    metavar="METHOD",
+    help="soft, hint-then-soft, attention, relation, assistant or finetune.  [default: soft]",
+)
+@click.option(
+    "--control",
+    metavar="SEEDS",
+    type=int,
+    help="Train so many students with and without the teacher, and report the gain.  [default: 0]",
+)
 @click.option("--latency-ms", type=float, help="Limit of one call, at --percentile.")
 @click.option("--percentile", type=int, help="50, 95 or 99.  [default: 95]")
 @click.option("--peak-ram-mib", type=float, help="Limit of the process's peak memory.")
@@ -51,6 +91,9 @@ def cli() -> None:
 )
 @click.option("--precision", metavar="auto|float32|int8", help="[default: auto]")
 @click.option("--device", metavar="auto|cpu|cuda|mps", help="Where to train.  [default: auto]")
+@click.option("--mixed-precision", metavar="no|bf16|fp16", help="Of training.  [default: no]")
+@click.option("--cache-mib", type=int, help="Most for a teacher's features.  [default: 2048]")
+@click.option("--log", metavar="tensorboard", help="Curves of training, under OUT/work.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of everything random.  [default: 0]")
 @click.option("--out", metavar="DIR", help="Folder of the results.  [default: build/DATA-PROFILE]")
 @click.option(
@@ -63,12 +106,14 @@ def cli() -> None:
 def fit(recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **options: Any) -> None:
     """Pick a student inside a board's budget, distil it, quantize, export, check and pack it.
 
-    RECIPE is a TOML file; every option can stand in it under the same name, with _ for -.  Options
-    win over the recipe, the recipe wins over the profile.  With a profile alone, scikit-learn's
-    digits are fitted.
+    RECIPE is a TOML file; every option can stand in it under the same name, with _ for -, and so
+    can [training], [teacher_training], spec and [[stages]] (docs/distillation.md).  Options win
+    over the recipe, the recipe wins over the profile.  With a profile alone, scikit-learn's digits
+    are fitted.
 
-    Writes OUT/model.edge, OUT/report.json and OUT/test.npz.  A run that was interrupted continues
-    where it was when it is started again.
+    Writes OUT/model.edge, OUT/report.json and the test split.  A run that was interrupted continues
+    where it was when it is started again.  `accelerate launch -m edgedistill.cli fit …` trains in
+    several processes.
 
     \b
     Exit codes: 0 the budget is kept (or estimated to be), 1 it is not, 2 cannot run.
@@ -171,23 +216,28 @@ def _print_result(result: FitResult) -> None:
     r = result.report
     student, teacher, quantized = r["student"], r["teacher"], r["teacher_quantized"]
     _say("")
-    _say(f"{'':18}{r['metric']:>10}{'size MiB':>10}{'p50 ms here':>13}{'params':>10}{'MACs':>12}")
-    _say(
-        f"{'teacher':18}{teacher['metric']:>10.4f}{teacher['size_mib']:>10.3f}"
-        f"{r['host']['teacher_latency_ms']:>13.4f}{teacher['params']:>10,}{teacher['macs']:>12,}"
-    )
-    _say(
-        f"{'teacher, int8':18}{quantized['metric']:>10.4f}{quantized['size_mib']:>10.3f}"
-        f"{quantized['latency_ms']:>13.4f}"
-    )
-    _say(
-        f"{'student, ' + r['precision']:18}{student['metric']:>10.4f}{r['size_mib']:>10.3f}"
-        f"{r['host']['model_latency_ms']:>13.4f}{student['params']:>10,}{student['macs']:>12,}"
-    )
+    _say(f"{'':18}{r['metric']:>10}{'size MiB':>10}{'p50 ms here':>13}{'params':>12}{'MACs':>13}")
+    for name, row, latency_ms in (
+        ("teacher", teacher, r["host"]["teacher_latency_ms"]),
+        ("teacher, int8", quantized, quantized and quantized["latency_ms"]),
+        (
+            f"student, {r['precision']}",
+            student | {"size_mib": r["size_mib"]},
+            r["host"]["model_latency_ms"],
+        ),
+    ):
+        if row is not None:
+            _say(
+                f"{name:18}{row['metric']:>10.4f}{_or_dash(row['size_mib'], '.3f'):>10}"
+                f"{_or_dash(latency_ms, '.4f'):>13}{_or_dash(row.get('params'), ','):>12}"
+                f"{_or_dash(row.get('macs'), ','):>13}".rstrip(" -")
+            )
     _say(
         f"retention {r['retention']:.4f} on {r['test_samples']} test samples; "
         f"{r['precision']}: {r['precision_reason']}"
     )
+    if r["control"]:
+        _say(r["control"]["sentence"])
     _say("")
     _say(f"{'budget':16}{'limit':>10}{'value':>10}  {'standing':<20}ok")
     for x in result.budget:
@@ -197,6 +247,10 @@ def _print_result(result: FitResult) -> None:
     _say("")
     _say(f"{result.verdict}: {r['reason']}")
     _say(f"wrote {result.bundle}")
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 class _Drawing:
@@ -211,12 +265,13 @@ class _Drawing:
         self.bar = Progress(
             TextColumn("        {task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total} epochs, left"),
+            TextColumn("{task.completed:.1f}/{task.total}, left"),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
         )
         self.task: Any = None
+        self.done = 0.0
         self.bar.__enter__()
         return self
 
@@ -230,10 +285,11 @@ class _Drawing:
     def note(self, text: str) -> None:
         self._print(f"          {text}")
 
-    def advance(self, done: int, total: int) -> None:
-        if self.task is None or done == 1:
+    def advance(self, done: float, total: int) -> None:
+        if self.task is None or done < self.done:
             self._drop()
             self.task = self.bar.add_task("training", total=total)
+        self.done = done
         self.bar.update(self.task, completed=done)
 
     def _drop(self) -> None:

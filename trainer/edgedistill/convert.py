@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 from torch import nn
 
-from edgedistill import quantize, verify
+from edgedistill import outputs, quantize, verify
 from edgedistill.cache import Cache, digest
 from edgedistill.data import Split
 from edgedistill.distill import Trainer
 from edgedistill.export import onnx as exporter
 from edgedistill.provenance import versions
+from edgedistill.samples import Samples
 from edgedistill_runtime.manifest import Backend
 
 CALIBRATION_SAMPLES = 256
@@ -41,50 +43,65 @@ class Converter:
 
     def __init__(self, trainer: Trainer, backend: Backend, work: Cache) -> None:
         self.trainer, self.backend, self.work = trainer, backend, work
-        rows = np.random.default_rng(trainer.recipe.seed).permutation(len(trainer.images))
-        self.calibration = trainer.images[np.sort(rows[:CALIBRATION_SAMPLES])]
+        train = trainer.data.train
+        order = np.random.default_rng(trainer.recipe.seed).permutation(len(train))
+        self.calibration = train.x[np.sort(order[:CALIBRATION_SAMPLES])]
         self.versions = versions()
 
-    def convert(self, module: nn.Module, precision: str, where: str) -> Converted:
-        """The files of `module`, judged.  Raises ExportError if it cannot be, or differs."""
-        float32 = self.float32(module, where)
-        shipped = self.in_precision(float32, precision)
+    def convert(self, module: nn.Module, encoder: Any, precision: str, where: str) -> Converted:
+        """The files of `module`, judged.  Raises ExportError if it cannot be, or differs.
+
+        encoder: what makes the network's tokens, for texts.
+        """
+        samples = self.trainer.samples(self.calibration, encoder)
+        float32 = self.float32(module, samples, where)
+        shipped = self.in_precision(float32, precision, samples)
         validation = self.trainer.data.validation
+        judged = self.metric(float32, validation, encoder)
         return Converted(
             float32,
             shipped,
             precision,
-            self.metric(shipped, validation),
-            self.metric(float32, validation),
+            judged if shipped is float32 else self.metric(shipped, validation, encoder),
+            judged,
         )
 
-    def float32(self, module: nn.Module, where: str) -> bytes:
-        """The module as float32 ONNX, equal to it on the calibration samples."""
-        shape = self.trainer.data.input_shape
-        weights = safetensors.torch.save(module.state_dict())
-        key = digest("float32", str(module), weights, self.versions)
+    def float32(self, module: nn.Module, samples: Samples | None, where: str) -> bytes:
+        """The module as float32 ONNX, equal to it on the samples, if there are any."""
+        data = self.trainer.data
+        text = data.task == "text-classification"
+        weights = safetensors.torch.save({k: v.clone() for k, v in module.state_dict().items()})
+        key = digest("float32", str(module), weights, self.versions, samples is None)
 
         def make() -> bytes:
-            model = exporter.export(module, shape)
-            reference = self.trainer.logits(module, self.calibration)
-            answers = verify.logits(model, self.calibration.numpy(), self.backend)
-            verify.check_parity(answers, reference, where)
+            model = exporter.export(module, data.input_shape, text)
+            if samples is not None:
+                reference = outputs.answers(module, samples, self.trainer.device)
+                answers = verify.logits(model, samples, range(len(samples)), self.backend)
+                verify.check_parity(answers, reference, where)
             return model
 
         return self.work.get("float32.onnx", key, make)
 
-    def in_precision(self, float32: bytes, precision: str) -> bytes:
-        """The same network; int8 is quantized statically over the calibration samples."""
+    def in_precision(self, float32: bytes, precision: str, samples: Samples | None) -> bytes:
+        """The same network; int8 as its kind of network is quantized, over samples if it needs."""
         if precision == "float32":
             return float32
-        key = digest("int8", float32, self.calibration.numpy().tobytes(), self.versions)
-        return self.work.get(
-            "int8.onnx",
-            key,
-            lambda: quantize.static_int8(float32, exporter.INPUT, self.calibration.numpy()),
+        dynamic = self.trainer.family.quantization == "dynamic"
+        inputs = (
+            [samples.one(row) for row in range(len(samples))] if samples and not dynamic else []
         )
+        key = digest("int8", float32, *(x.tobytes() for x in inputs), self.versions)
 
-    def metric(self, model: bytes, split: Split) -> float:
+        def make() -> bytes:
+            if dynamic:
+                return quantize.dynamic_int8(float32)
+            return quantize.static_int8(float32, exporter.INPUT, np.concatenate(inputs))
+
+        return self.work.get("int8.onnx", key, make)
+
+    def metric(self, model: bytes, split: Split, encoder: Any) -> float:
         """The metric of a file over a split, through the runtime's preprocessing and engine."""
-        inputs = self.trainer.task.prepare(self.trainer.steps, split.x).numpy()
-        return self.trainer.task.score(verify.logits(model, inputs, self.backend), split.y)
+        samples = self.trainer.samples(split.x, encoder)
+        answers = verify.logits(model, samples, range(len(samples)), self.backend)
+        return float(self.trainer.task.score(answers, split.y))

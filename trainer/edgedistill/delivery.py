@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -15,38 +16,57 @@ import torch
 
 import edgedistill_runtime.manifest as contract
 from edgedistill import pack as packing
-from edgedistill import report, verify
+from edgedistill import report, search, verify
 from edgedistill.budget import Limit
 from edgedistill.cache import Cache, digest, user_cache
+from edgedistill.control import Control
 from edgedistill.convert import Converted, Converter
+from edgedistill.cost import memory
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import total_macs
-from edgedistill.data import Split
+from edgedistill.data import Dataset
 from edgedistill.distill import Student, Teacher, Trainer
 from edgedistill.errors import ExportError, OverBudget
+from edgedistill.processes import Processes
 from edgedistill.progress import Progress
 from edgedistill.provenance import versions
 from edgedistill.report import FitResult
 from edgedistill.search import Candidate
 from edgedistill.setting import Setting
-from edgedistill.students.modules import as_if_trained, parameters
-from edgedistill.tasks import ImageClassification
+from edgedistill.students.modules import as_if_trained
+from edgedistill.tasks import task_of
 from edgedistill_runtime import bench
 from edgedistill_runtime.files import write_atomically
 from edgedistill_runtime.model import load
 
+T = TypeVar("T")
+CACHE_DAYS = 60
+"""Teachers' weights and outputs that no fit has used for so long are removed from the cache."""
 HOST_BENCH_SECONDS = 1.0
+TIMED_SAMPLES = 20
 
 
 class Delivery:
     """One recipe on its way to a bundle."""
 
-    def __init__(self, setting: Setting, work: Cache, progress: Progress) -> None:
-        self.setting, self.progress = setting, progress
-        self.out = setting.recipe.out_folder
-        self.task = ImageClassification()
+    def __init__(
+        self,
+        setting: Setting,
+        work: Cache,
+        processes: Processes,
+        progress: Progress,
+        losses: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.setting, self.processes, self.progress = setting, processes, progress
+        recipe, data = setting.recipe, setting.data
+        self.out = recipe.out_folder
+        self.task = task_of(data, recipe.metric, recipe.max_length)
         shared = Cache(user_cache() / "distill")
-        self.trainer = Trainer(setting.recipe, setting.data, self.task, work, shared)
+        if processes.main:
+            shared.evict(CACHE_DAYS)
+        self.trainer = Trainer(
+            recipe, data, self.task, setting.family, work, shared, processes, progress, losses
+        )
         self.converter = Converter(self.trainer, setting.backend, work)
         self.seconds: dict[str, float] = {}
         self._stage, self._start = "", time.monotonic()
@@ -57,13 +77,14 @@ class Delivery:
         Raises ExportError if it cannot be exported: here, in seconds, and not after training.
         """
         self._begin("export", "the untrained candidate first")
+        return self._by_main(lambda: self._exportable(candidates))
+
+    def _exportable(self, candidates: Sequence[Candidate]) -> Candidate:
         data, limit = self.setting.data, self.setting.budget.size_mib
         for candidate in candidates:
             torch.manual_seed(self.setting.recipe.seed)
             module = self.setting.family.build(candidate.spec, data.input_shape, len(data.labels))
-            float32 = self.converter.float32(as_if_trained(module), "student")
-            model = self.converter.in_precision(float32, candidate.precision)
-            size_mib = (len(model) + self._bundle_overhead()) / 2**20
+            size_mib = self._exported_mib(candidate, as_if_trained(module))
             if limit is None or size_mib <= limit:
                 self.progress.note(
                     f"student  {candidate.spec}: {candidate.parameters:,} parameters, "
@@ -72,26 +93,44 @@ class Delivery:
                 return candidate
         raise OverBudget(f"no candidate's exported file keeps size_mib {limit}")
 
-    def teacher(self) -> Teacher:
-        self._begin("teacher")
-        return self.trainer.teacher(self.progress)
+    def teacher(self, source: Any = None) -> Teacher:
+        """source: a module in place of the recipe's teacher."""
+        self._begin("teacher", self.setting.recipe.teacher)
+        teacher = self.trainer.teacher(source)
+        self.progress.note(
+            f"{teacher.name}: {teacher.parameters:,} parameters, validation {self.task.metric} "
+            f"{teacher.validation:.4f}"
+        )
+        return teacher
 
     def student(self, candidate: Candidate, teacher: Teacher) -> Student:
-        self._begin("distil")
-        student = self.trainer.student(self.setting.family, candidate.spec, teacher, self.progress)
+        self._begin("distil", self.setting.recipe.distill)
+        student = self.trainer.student(candidate.spec, teacher)
+        if student.adopted:
+            self.progress.note(student.adopted)
         for trial in student.trials:
             self.progress.note(
-                f"alpha {trial.alpha:g}  validation {self.task.metric} {trial.metric:.4f}, "
+                f"{trial.stage:8} alpha {trial.alpha:g}  gate {'on ' if trial.gate else 'off'}  "
+                f"views {trial.views}  validation {self.task.metric} {trial.metric:.4f}, "
                 f"cross-entropy {trial.cross_entropy:.4f}"
             )
-        chosen = "no teacher is better here" if not student.alpha else "the teacher's weight"
-        self.progress.note(f"alpha {student.alpha:g} ({chosen})")
+        for stage, choice in student.choices.items():
+            self.progress.note(
+                f"{stage:8} alpha {choice.alpha:g}"
+                + (", gated" if choice.gate else "")
+                + f", {choice.views} view(s)"
+                + ("" if choice.alpha else ": the labels alone are better here")
+            )
         return student
 
     def convert(self, candidate: Candidate, student: Student) -> Converted | None:
         """The trained student as the file that ships; None if it does not pass the gate."""
         self._begin("convert")
-        converted = self.converter.convert(student.module, candidate.precision, "student")
+        converted = self._by_main(
+            lambda: self.converter.convert(
+                student.module, student.preprocessing.encoder, candidate.precision, "student"
+            )
+        )
         reason = self.setting.precision_reason(candidate.precision)
         self.progress.note(
             f"{candidate.precision}  {converted.points_lost:.2f} points lost on validation "
@@ -99,20 +138,84 @@ class Delivery:
         )
         return converted if converted.points_lost <= verify.GATE_POINTS else None
 
-    def pack(
+    def control(
         self, candidate: Candidate, teacher: Teacher, student: Student, converted: Converted
+    ) -> Control | None:
+        """What the teacher was worth, over the recipe's seeds; None if nobody asked."""
+        seeds = self.setting.recipe.control
+        if not seeds:
+            return None
+        self._begin("control", f"with and without the teacher, {seeds} seeds")
+        spec, first = candidate.spec, self.setting.recipe.seed
+        with_teacher, without, views = [], [], None
+        for seed in range(first, first + seeds):
+            pupil = student
+            if seed != first:
+                pupil = self.trainer.student(spec, teacher, seed=seed, choices=student.choices)
+            control = self.trainer.control(spec, teacher, views, seed)
+            views = control.choices["control"].views
+            with_teacher.append(self._test_metric(pupil, candidate.precision))
+            without.append(self._test_metric(control, candidate.precision))
+            self.progress.note(
+                f"seed {seed}  {self.task.metric} with the teacher {with_teacher[-1]:.4f}, "
+                f"without {without[-1]:.4f}"
+            )
+        made = Control.of(with_teacher, without)
+        self.progress.note(made.sentence())
+        return made
+
+    def _test_metric(self, student: Student, precision: str) -> float:
+        """Of the packed form, on the test split."""
+
+        def measure() -> float:
+            encoder = student.preprocessing.encoder
+            converted = self.converter.convert(student.module, encoder, precision, "student")
+            return self.converter.metric(converted.shipped, self.setting.data.test, encoder)
+
+        return self._by_main(measure)
+
+    def finish(
+        self,
+        candidate: Candidate,
+        teacher: Teacher,
+        student: Student,
+        converted: Converted,
+        control: Control | None,
+    ) -> FitResult:
+        """Pack, judge the packed file, report: by the first process."""
+
+        def make() -> FitResult:
+            bundle = self.pack(candidate, teacher, student, converted, control)
+            return self.report(candidate, teacher, student, converted, control, bundle)
+
+        return self._by_main(make)
+
+    def pack(
+        self,
+        candidate: Candidate,
+        teacher: Teacher,
+        student: Student,
+        converted: Converted,
+        control: Control | None,
     ) -> Path:
         """Write model.edge and the test split beside it."""
         self._begin("pack")
         setting, data, recipe = self.setting, self.setting.data, self.setting.recipe
-        rows = packing.golden_rows(len(data.validation), recipe.seed)
-        inputs = self.trainer.validation[rows].numpy()
-        outputs = verify.logits(converted.shipped, inputs, setting.backend)
-        self.test_metric = self.converter.metric(converted.shipped, data.test)
-        self.test_metric_float = self.converter.metric(converted.float32, data.test)
-        test = self.task.prepare(self.trainer.steps, data.test.x)
-        self.teacher_metric = self.task.score(
-            self.trainer.logits(teacher.module, test), data.test.y
+        preprocessing = student.preprocessing
+        validation = self.trainer.samples(data.validation.x, preprocessing.encoder)
+        rows = packing.golden_rows(validation, recipe.seed)
+        outputs = verify.logits(converted.shipped, validation, rows, setting.backend)
+        self.test_metric = self.converter.metric(
+            converted.shipped, data.test, preprocessing.encoder
+        )
+        self.test_metric_float = self.test_metric
+        if converted.float32 is not converted.shipped:
+            self.test_metric_float = self.converter.metric(
+                converted.float32, data.test, preprocessing.encoder
+            )
+        test = self.trainer.samples(data.test.x, teacher.encoder)
+        self.teacher_metric = float(
+            self.task.score(self.trainer.logits(teacher.network, test), data.test.y)
         )
         contents = packing.Contents(
             name=recipe.bundle_name,
@@ -123,8 +226,9 @@ class Delivery:
             backend=setting.backend,
             sample=data.sample,
             labels=data.labels,
-            preprocess=self.trainer.steps,
+            preprocess=preprocessing.steps,
             postprocess=self.task.postprocess,
+            files=preprocessing.files,
             golden_inputs=data.validation.x[rows],
             golden_outputs=outputs,
             golden_atol=verify.golden_tolerance(converted.precision, outputs),
@@ -135,13 +239,18 @@ class Delivery:
                 candidate.costs["peak_ram_mib"],
             ),
             accuracy=contract.Accuracy(
-                self.task.metric, self.test_metric, self.teacher_metric, len(data.test)
+                self.task.metric,
+                self.test_metric,
+                self.teacher_metric,
+                len(data.test),
+                None if control is None else control.to_manifest(),
             ),
             provenance=self._provenance(teacher, student),
         )
         path = self.out / "model.edge"
         packing.pack(path, contents, setting.profile, setting.engine)
-        write_atomically(self.out / "test.npz", _npz(data.test))
+        name, test_split = _test_file(data)
+        write_atomically(self.out / name, test_split)
         return path
 
     def report(
@@ -150,6 +259,7 @@ class Delivery:
         teacher: Teacher,
         student: Student,
         converted: Converted,
+        control: Control | None,
         bundle: Path,
     ) -> FitResult:
         """Judge the packed file itself, and write report.json."""
@@ -164,7 +274,7 @@ class Delivery:
                 "preprocessing differs between host and runtime"
             )
         self._begin("baseline", "the teacher, simply quantized")
-        baseline = self._teacher_baseline(teacher, converted)
+        baseline = self._teacher_baseline(teacher, student, converted)
         self._begin("bench", "on this machine")
         host = bench.bench(bundle, {}, HOST_BENCH_SECONDS)
         self._end()
@@ -179,13 +289,19 @@ class Delivery:
             "task": self.task.name,
             "metric": self.task.metric,
             "test_samples": len(data.test),
-            "teacher": baseline["teacher"] | {"metric": self.teacher_metric},
+            "notes": list(data.notes),
+            "teacher": {"name": teacher.name, "metric": self.teacher_metric, **baseline["teacher"]},
             "student": {
                 **{k: v for k, v in candidate.to_json().items() if k != "predicted"},
                 "metric": metric,
                 "metric_float": self.test_metric_float,
+                "distill": self.setting.recipe.distill,
+                "adopted": student.adopted,
+                "assistant": student.assistant,
                 "alpha": student.alpha,
+                "choices": {stage: asdict(c) for stage, c in student.choices.items()},
                 "trials": [asdict(trial) for trial in student.trials],
+                "metrics": self.task.scores(answers, data.test.y),
             },
             "retention": metric / self.teacher_metric,
             "precision": converted.precision,
@@ -199,38 +315,51 @@ class Delivery:
                 "teacher_latency_ms": baseline["teacher_latency_ms"],
             },
             "budget": report.limits_json(limits),
-            "control": None,
+            "control": control and {**asdict(control), "sentence": control.sentence()},
             "teacher_quantized": baseline["quantized"],
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
         }
         report.write(self.out / "report.json", contents)
         return FitResult(bundle, contents, tuple(limits))
 
-    def _teacher_baseline(self, teacher: Teacher, student: Converted) -> dict[str, Any]:
+    def _teacher_baseline(
+        self, teacher: Teacher, student: Student, converted: Converted
+    ) -> dict[str, Any]:
         """The teacher as float32 and as int8 file: what a student must be worth more than.
 
         Latencies are of the bare models, timed here one after the other.
         """
-        converted = self.converter.convert(teacher.module, "int8", "teacher")
-        inputs = self.trainer.validation[:20].numpy()
-
-        def p50_ms(model: bytes) -> float:
-            return verify.time_model(model, inputs, self.setting.backend).p50_ms
-
-        return {
-            "student_latency_ms": p50_ms(student.shipped),
-            "teacher_latency_ms": p50_ms(converted.float32),
-            "teacher": {
-                "params": parameters(teacher.module),
-                "macs": total_macs(kernels_of(converted.float32)),
-                "size_mib": len(converted.float32) / 2**20,
-            },
-            "quantized": {
-                "metric": self.converter.metric(converted.shipped, self.setting.data.test),
-                "latency_ms": p50_ms(converted.shipped),
-                "size_mib": len(converted.shipped) / 2**20,
-            },
+        data, backend = self.setting.data, self.setting.backend
+        rows = range(min(TIMED_SAMPLES, len(data.validation)))
+        validation = self.trainer.samples(data.validation.x[: len(rows)], teacher.encoder)
+        own = self.trainer.samples(data.validation.x[: len(rows)], student.preprocessing.encoder)
+        known: dict[str, Any] = {
+            "student_latency_ms": verify.time_model(converted.shipped, own, rows, backend).p50_ms,
+            "teacher_latency_ms": None,
+            "teacher": {"params": teacher.parameters, "macs": None, "size_mib": None},
+            "quantized": None,
         }
+        try:
+            files = self.converter.convert(
+                _batch_of_one(teacher), teacher.encoder, "int8", "teacher"
+            )
+        except ExportError as error:
+            self.progress.note(f"no figures of the teacher as a file: {error}")
+            return known
+        tokens = getattr(data, "tokens", 1)
+        known["teacher_latency_ms"] = verify.time_model(
+            files.float32, validation, rows, backend
+        ).p50_ms
+        known["teacher"] |= {
+            "macs": total_macs(kernels_of(files.float32, tokens)),
+            "size_mib": len(files.float32) / 2**20,
+        }
+        known["quantized"] = {
+            "metric": self.converter.metric(files.shipped, data.test, teacher.encoder),
+            "latency_ms": verify.time_model(files.shipped, validation, rows, backend).p50_ms,
+            "size_mib": len(files.shipped) / 2**20,
+        }
+        return known
 
     def _limits(self, candidate: Candidate, bundle: Path, metric: float) -> list[Limit]:
         """Every limit with the best that is known about it now."""
@@ -266,10 +395,19 @@ class Delivery:
             "alpha": student.alpha,
         }
 
-    def _bundle_overhead(self) -> int:
-        sample = int(np.prod(self.setting.data.sample.shape))
-        golden = packing.GOLDEN_SAMPLES * (sample + 4 * len(self.setting.data.labels))
-        return golden + packing.OVERHEAD_BYTES
+    def _exported_mib(self, candidate: Candidate, module: torch.nn.Module) -> float:
+        """Size of the candidate's bundle: the true one of its file, the rest generously."""
+        data, images = self.setting.data, self.setting.data.task == "image-classification"
+        float32 = self.converter.float32(module, None, "student")
+        samples = self.trainer.samples(self.converter.calibration, None) if images else None
+        model = self.converter.in_precision(float32, candidate.precision, samples)
+        golden = packing.GOLDEN_SAMPLES * (search.sample_bytes(data) + 4 * len(data.labels))
+        tokens = memory.TOKEN_BYTES * getattr(candidate.spec, "vocabulary", 0)
+        return (len(model) + golden + tokens + packing.OVERHEAD_BYTES) / 2**20
+
+    def _by_main(self, make: Callable[[], T]) -> T:
+        """What the first process makes, in all of them."""
+        return self.processes.agree(make() if self.processes.main else cast(T, None))
 
     def _begin(self, stage: str, detail: str = "") -> None:
         self._end()
@@ -282,7 +420,33 @@ class Delivery:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + spent
 
 
-def _npz(split: Split) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, x=split.x, y=split.y)
-    return buffer.getvalue()
+def _batch_of_one(teacher: Teacher) -> torch.nn.Module:
+    """The teacher in the form that is exported: texts without padding, and so without a mask."""
+    return teacher.network if teacher.encoder is None else _Unpadded(teacher.network)
+
+
+class _Unpadded(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        if mask is None:
+            mask = torch.ones_like(ids, dtype=torch.float32)
+        logits: torch.Tensor = self.network(ids, mask)
+        return logits
+
+
+def _test_file(data: Dataset) -> tuple[str, bytes]:
+    """Name and bytes of the test split, as `edgedistill-run evaluate` reads it."""
+    test = data.test
+    if data.task == "image-classification":
+        buffer = io.BytesIO()
+        np.savez(buffer, x=test.x, y=test.y)
+        return "test.npz", buffer.getvalue()
+    rows = []
+    for text, answer in zip(test.x, test.y, strict=True):
+        several = [data.labels[i] for i in np.flatnonzero(answer)] if data.multi_label else None
+        label = data.labels[int(answer)] if several is None else several
+        rows.append(json.dumps({"input": text, "label": label}, ensure_ascii=False))
+    return "test.jsonl", ("\n".join(rows) + "\n").encode()

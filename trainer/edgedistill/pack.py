@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 import edgedistill_runtime.manifest as contract
 from edgedistill.profiles import Choice, DeviceProfile
-from edgedistill_runtime import arrays, bundle
+from edgedistill.samples import Samples
+from edgedistill_runtime import arrays, bundle, texts
 from edgedistill_runtime.backends.onnx import open_session
 
 GOLDEN_SAMPLES = 20
@@ -35,7 +36,9 @@ class Contents:
     labels: tuple[str, ...]
     preprocess: tuple[dict[str, Any], ...]
     postprocess: tuple[dict[str, Any], ...]
-    golden_inputs: NDArray[np.uint8]
+    files: Mapping[str, bytes]
+    """What preprocessing needs, by the names in its steps."""
+    golden_inputs: NDArray[Any]
     golden_outputs: NDArray[np.float32]
     golden_atol: float
     budget: contract.Budget
@@ -47,9 +50,14 @@ class Contents:
 def pack(path: Path, contents: Contents, profile: DeviceProfile, choice: Choice) -> str:
     """Write the bundle atomically.  Returns its id."""
     session = open_session(contents.model, contents.backend)
+    if contents.sample.kind == "text":
+        golden, encoded = "golden_inputs.json", texts.encode(contents.golden_inputs.tolist())
+    else:
+        golden, encoded = "golden_inputs.npy", arrays.encode(contents.golden_inputs)
     files = {
         "model.onnx": contents.model,
-        "golden_inputs.npy": arrays.encode(contents.golden_inputs),
+        **contents.files,
+        golden: encoded,
         "golden_outputs.npy": arrays.encode(contents.golden_outputs),
     }
     manifest = contract.Manifest(
@@ -70,7 +78,7 @@ def pack(path: Path, contents: Contents, profile: DeviceProfile, choice: Choice)
         postprocess=contents.postprocess,
         labels=contents.labels,
         golden=contract.Golden(
-            "golden_inputs.npy",
+            golden,
             "golden_outputs.npy",
             len(contents.golden_inputs),
             contents.golden_atol,
@@ -86,7 +94,11 @@ def pack(path: Path, contents: Contents, profile: DeviceProfile, choice: Choice)
     return bundle.write(path, manifest, files)
 
 
-def golden_rows(count: int, seed: int) -> NDArray[np.int64]:
-    """Which validation samples become golden ones."""
-    chosen = np.random.default_rng(seed).permutation(count)[:GOLDEN_SAMPLES]
-    return np.sort(chosen)
+def golden_rows(samples: Samples, seed: int) -> NDArray[np.int64]:
+    """Which validation samples become golden ones: texts of every length, or any images."""
+    chosen = np.random.default_rng(seed).permutation(len(samples))
+    if samples.lengths is not None:
+        by_length = chosen[np.argsort(samples.lengths[chosen], kind="stable")]
+        places = np.linspace(0, len(samples) - 1, min(GOLDEN_SAMPLES, len(samples)))
+        return np.sort(by_length[np.round(places).astype(int)])
+    return np.sort(chosen[:GOLDEN_SAMPLES])

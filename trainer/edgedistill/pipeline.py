@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgedistill.errors import OverBudget
@@ -26,6 +27,8 @@ def fit(
     recipe: Recipe | None = None,
     *,
     student: Family | None = None,
+    teacher: Any = None,
+    losses: Mapping[str, Callable[..., Any]] | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -34,9 +37,11 @@ def fit(
 
     recipe, options: what to fit; options are fields of `Recipe` and win.
     student: a family object in place of the recipe's family name.
+    teacher: a torch module in place of the recipe's teacher (see docs/adding-a-teacher.md).
+    losses: functions by the names that [[stages]] give them (see docs/adding-a-loss.md).
     fresh: forget the finished stages of an earlier run in the same folder.
     Returns paths and report; `result.exit_code` is 1 if the packed file misses a limit.
-    Raises OverBudget if no student fits, SettingsError or DataError if it cannot run.
+    Raises OverBudget if no student fits, SettingsError, DataError or TeacherError if it cannot run.
     """
     if recipe is None or options:
         given = {} if recipe is None else {f: getattr(recipe, f) for f in recipe.__struct_fields__}
@@ -44,20 +49,25 @@ def fit(
     progress = progress or Silent()
     setting = Setting.of(recipe, student)
     progress.stage("plan", setting.summary())
+    for note in setting.data.notes:
+        progress.note(note)
     candidates = setting.plan().require()
-    with open_workspace(recipe, fresh) as work:
-        from edgedistill.delivery import Delivery  # torch from here on
+    from edgedistill.processes import Processes  # torch from here on
 
-        delivery = Delivery(setting, work, progress)
+    processes = Processes(recipe.device, recipe.mixed_precision, recipe.log, recipe.out_folder)
+    with open_workspace(recipe, fresh, processes.main) as work:
+        from edgedistill.delivery import Delivery
+
+        delivery = Delivery(setting, work, processes, progress, losses)
         tried: list[str] = []
         while candidates and len(tried) < MAX_TRIES:
             candidate = delivery.exportable(candidates)
-            teacher = delivery.teacher()
-            trained = delivery.student(candidate, teacher)
+            guide = delivery.teacher(teacher)
+            trained = delivery.student(candidate, guide)
             converted = delivery.convert(candidate, trained)
             if converted is not None:
-                packed = delivery.pack(candidate, teacher, trained, converted)
-                return delivery.report(candidate, teacher, trained, converted, packed)
+                control = delivery.control(candidate, guide, trained, converted)
+                return delivery.finish(candidate, guide, trained, converted, control)
             tried.append(f"{candidate.spec} in {candidate.precision}")
             candidates = candidates[candidates.index(candidate) + 1 :]
         raise OverBudget(f"no candidate passed the accuracy gate; tried {'; '.join(tried)}")

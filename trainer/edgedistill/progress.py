@@ -12,8 +12,8 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """One line that says what was chosen, and why."""
 
-    def advance(self, done: int, total: int) -> None:
-        """So much of the stage is done."""
+    def advance(self, done: float, total: int) -> None:
+        """So much of the stage is done: epochs, or views, with parts of one."""
 
 
 class Silent:
@@ -25,5 +25,5 @@ class Silent:
     def note(self, text: str) -> None:
         pass
 
-    def advance(self, done: int, total: int) -> None:
+    def advance(self, done: float, total: int) -> None:
         pass

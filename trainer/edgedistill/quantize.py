@@ -1,7 +1,8 @@
 """Quantize an exported ONNX model after training.
 
 Static QDQ for convolutional networks: uint8 activations, int8 weights per channel, ranges by MinMax
-over calibration samples.  This is the form that onnxruntime runs as integer kernels on ARM and x86.
+over calibration samples.  Dynamic for networks of matrix products: the same, but each call finds
+the ranges of its own activations.  onnxruntime runs both as integer kernels on ARM and x86.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.export.onnx import canonical
+from edgedistill.export.onnx import canonical, quiet
 
 Array = NDArray[np.float32]
 
@@ -54,6 +55,27 @@ def static_int8(model: bytes, input_name: str, calibration: Array) -> bytes:
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return canonical(onnx.load(quantized))
+
+
+def dynamic_int8(model: bytes) -> bytes:
+    """The model with int8 weights, and activations quantized as they come.
+
+    Weights get a scale a column, an embedding table has one scale and uint8 entries.  Returns the
+    quantized ONNX file.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder, quiet():
+        quantized = Path(folder) / "quantized.onnx"
+        quantize_dynamic(
+            onnx.load_from_string(model),
+            quantized,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=True,
             weight_type=QuantType.QInt8,
         )
         return canonical(onnx.load(quantized))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -20,29 +20,94 @@ Precision = Literal["auto", "float32", "int8"]
 
 
 class Training(Settings, frozen=True):
-    """How the student learns."""
+    """How a network learns.  What a recipe leaves out comes from `TRAINING`."""
 
     epochs: Count = 40
     batch_size: Annotated[int, Meta(ge=2)] = 64
     learning_rate: Positive = 5e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 1e-3
-    views: Count = 8
-    """Seeded augmentations of each sample; the teacher's answers to all of them are cached."""
+    views: Annotated[tuple[Count, ...], Meta(min_length=1)] = (8,)
+    """Seeded augmentations of each sample, the sample itself among them; of several numbers the
+    validation split chooses.  The teacher's answers to all of them are cached."""
     temperature: Positive = 4.0
     alpha: Annotated[tuple[Share, ...], Meta(min_length=1)] = (0.0, 0.5, 0.9)
     """Weights of the soft targets to choose from on the validation split; 0 is no teacher."""
-    alpha_epochs: Count = 10
-    """Length of the trial runs that choose alpha."""
+    gate: Annotated[tuple[bool, ...], Meta(min_length=1)] = (False, True)
+    """Whether the label replaces a teacher that is wrong on a training sample; to choose from."""
+    trial_epochs: Count = 10
+    """Length of the trial runs that choose alpha, gate and views."""
+    patience: Count | None = None
+    """Stop after so many epochs without a better validation metric.  The best epoch is kept."""
 
 
 class TeacherTraining(Settings, frozen=True):
-    """How a teacher that is trained here learns."""
+    """How a teacher that is trained here learns: from nothing, or a pretrained encoder's top."""
 
     epochs: Count = 30
     batch_size: Annotated[int, Meta(ge=2)] = 64
     learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 1e-2
     views: Count = 16
+    layers: Annotated[int, Meta(ge=0)] = 3
+    """Last layers of a pretrained encoder that learn with the new head; 0 is the head alone."""
+
+
+TRAINING = {
+    "convnet": Training(),
+    "static": Training(
+        epochs=12, learning_rate=3e-3, weight_decay=1e-2, views=(1, 3), temperature=2.0,
+        trial_epochs=4,
+    ),
+    "transformer": Training(
+        epochs=8, learning_rate=1e-3, weight_decay=1e-2, views=(1, 2), temperature=2.0,
+        trial_epochs=2,
+    ),
+}  # fmt: skip
+"""Defaults by student family (docs/decisions/0008-defaults-by-family.md)."""
+TEACHER_TRAINING = {
+    "image-classification": TeacherTraining(),
+    "text-classification": TeacherTraining(epochs=6, learning_rate=5e-4, views=1),
+    "encoder": TeacherTraining(epochs=2, batch_size=32, learning_rate=1e-4, views=1),
+}
+"""Defaults by task, and for a pretrained encoder that gets a head."""
+
+
+def _partial(kind: type[Settings]) -> Any:
+    """The same settings with every key optional: what a recipe holds."""
+    return msgspec.defstruct(
+        f"Given{kind.__name__}",
+        [(field.name, field.type | None, None) for field in msgspec.structs.fields(kind)],
+        bases=(Settings,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+if TYPE_CHECKING:
+
+    class GivenTraining(Settings, frozen=True): ...
+
+    class GivenTeacherTraining(Settings, frozen=True): ...
+
+else:
+    GivenTraining, GivenTeacherTraining = _partial(Training), _partial(TeacherTraining)
+
+
+class Stage(Settings, frozen=True):
+    """One stage of a distillation that a recipe spells out."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")]
+    features: dict[str, Positive] = msgspec.field(default_factory=dict)
+    """Weights of losses on intermediate outputs, by name: embeddings, hint, attention, relation."""
+    layers: dict[str, str] = msgspec.field(default_factory=dict)
+    """Module paths of the student to those of the teacher, for hints; empty is the uniform rule."""
+    soft: str = "soft_targets"
+    """The loss that alpha weighs: soft_targets, decoupled, correlation, or another package's."""
+    alpha: tuple[Share, ...] | None = None
+    """As in [training].  A stage with features and without alpha has no loss on the logits."""
+    epochs: Count | None = None
+    learning_rate: Positive | None = None
 
 
 class Recipe(Settings, frozen=True):
@@ -51,11 +116,41 @@ class Recipe(Settings, frozen=True):
     profile: str
     """Name of a device profile, or the path of one."""
     data: str = "digits"
-    """A built-in data set's name, or the path of an `.npz` file with x and y."""
+    """A built-in data set's name, an `.npz` file with x and y, a table, or a folder of tables."""
+    task: str = ""
+    """Follows from the data; if it is given, it must be what the data are for."""
+    text_column: str = ""
+    label_column: str = ""
+    group_column: str = ""
+    """Samples of one group never stand in two splits."""
+    label_separator: str = ""
+    """What stands between several labels of one text; given, the task is multi-label."""
+    unlabelled: str = ""
+    """A file of more texts, for soft targets alone."""
+    max_length: Annotated[int, Meta(ge=4, le=512)] = 64
+    """Most tokens of a text; the rest is cut off, on the board as in training."""
+    metric: Literal["", "accuracy", "f1_macro"] = ""
+    """Empty is accuracy, or macro-F1 where a sample may have several labels."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the classes in the hard-label loss; balanced is n / (classes · n of the class)."""
+    teacher: str = "auto"
+    """`auto` (trained here), a folder or hub id of transformers, module:function, or a .onnx."""
+    trust_remote_code: bool = False
+    """Let a hub teacher run code of its own."""
+    distill: str = "soft"
+    """A named method (see `edgedistill.methods`), unless [[stages]] spell one out."""
+    stages: tuple[Stage, ...] = ()
+    assistant: dict[str, int | float | str] = msgspec.field(default_factory=dict)
+    """Fields that pick the assistant's spec in the method of that name."""
+    control: Annotated[int, Meta(ge=0, le=100)] = 0
+    """Seeds, at least 3, that student and control without a teacher are trained with; 0: none."""
     name: str = ""
     """Name of the bundle; empty derives it from data and profile."""
     version: Annotated[int, Meta(ge=0, le=2**53)] = 1
-    student: str = "convnet"
+    student: str = ""
+    """Student family; empty is the task's default."""
+    spec: dict[str, int | float | str] = msgspec.field(default_factory=dict)
+    """Fields that the student's spec must have, such as {layers = 2}."""
     precision: Precision = "auto"
     latency_ms: Positive | None = None
     percentile: Literal[50, 95, 99] | None = None
@@ -65,10 +160,20 @@ class Recipe(Settings, frozen=True):
     min_retention: Annotated[float, Meta(gt=0, le=2)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    cache_mib: Annotated[int, Meta(ge=0)] = 2048
+    """Most that the cache of a teacher's intermediate outputs takes; over it, the teacher runs in
+    every step of such a stage."""
+    log: Literal["", "tensorboard"] = ""
+    """Where the curves of training go; TensorBoard's stand under OUT/work/logs."""
     out: str = ""
     """Folder of the results; empty is build/<data>-<profile>."""
-    training: Training = Training()
-    teacher_training: TeacherTraining = TeacherTraining()
+    training: GivenTraining = GivenTraining()
+    teacher_training: GivenTeacherTraining = GivenTeacherTraining()
+
+    def __post_init__(self) -> None:
+        if self.control in (1, 2):
+            raise ValueError("control needs at least 3 seeds for an interval; 0 leaves it out")
 
     @staticmethod
     def load(path: Path | str) -> Recipe:
@@ -87,7 +192,7 @@ class Recipe(Settings, frozen=True):
         if unknown_keys:
             name = sorted(unknown_keys)[0]
             raise SettingsError(unknown("recipe key", name, Recipe.__struct_fields__))
-        table: dict[str, Any] = {}
+        table: dict[str, Any] = msgspec.field(default_factory=dict)
         if path is not None:
             table = settings.read(path)
             settings.convert({"profile": "", **table}, Recipe, str(path))
@@ -100,6 +205,15 @@ class Recipe(Settings, frozen=True):
                 "no device profile given; name one with --profile (rpi4, rpi5, host, …)"
             )
         return settings.convert(merged, Recipe, "options")
+
+    def training_of(self, family: str, task: str) -> Training:
+        """The student's training: what is given here over the family's defaults."""
+        other = "convnet" if task == "image-classification" else "static"
+        return _complete(self.training, TRAINING.get(family, TRAINING[other]))
+
+    def teacher_training_of(self, kind: str) -> TeacherTraining:
+        """The teacher's training: what is given here over the defaults of `TEACHER_TRAINING`."""
+        return _complete(self.teacher_training, TEACHER_TRAINING[kind])
 
     @property
     def data_name(self) -> str:
@@ -118,3 +232,14 @@ class Recipe(Settings, frozen=True):
         return (
             Path(self.out) if self.out else Path("build") / f"{self.data_name}-{self.profile_name}"
         )
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def _complete(given: Settings, defaults: T) -> T:
+    """`defaults` with everything that is given laid over it."""
+    chosen = {name: getattr(given, name) for name in given.__struct_fields__}
+    return msgspec.structs.replace(
+        defaults, **{name: value for name, value in chosen.items() if value is not None}
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ class Candidate:
     spec: Any
     precision: str
     parameters: int
+    capacity: float
+    """How much it can learn, compared with others of its family."""
     macs: int
     latency: LatencyEstimate
     costs: dict[str, float]
@@ -105,31 +107,43 @@ def plan(
     profile: DeviceProfile,
     budget: Budget,
     precisions: tuple[str, ...],
+    wanted: Mapping[str, Any] | None = None,
+    vocabulary: int | None = None,
 ) -> Plan:
     """Price every spec in every precision; keep those whose bounds fit, best first.
 
-    Best is the first precision of `precisions` that fits at all; then capacity (parameters), where
-    all within `CAPACITY_SHARE` of the largest count as equal; then least latency.
+    Best is the first precision of `precisions` that fits at all; then capacity, where all within
+    `CAPACITY_SHARE` of the largest count as equal; then least latency.
+
+    wanted: fields that a spec must have.  vocabulary: tokens that the texts use; specs with more
+    are left out.
     """
-    candidates = [
-        _price(family, spec, data, profile, budget, precision)
-        for precision in precisions
+    specs = [
+        spec
         for spec in family.specs(data.input_shape)
+        if (vocabulary is None or getattr(spec, "vocabulary", 0) <= vocabulary)
+        and all(getattr(spec, name, None) == value for name, value in (wanted or {}).items())
+    ]
+    one = sample_bytes(data)
+    candidates = [
+        _price(family, spec, data, one, profile, budget, precision)
+        for precision in precisions
+        for spec in specs
     ]
     if not candidates:
         raise SettingsError(
-            f"the student family {family.name!r} has no spec for images of {data.sample.shape[1]}×"
-            f"{data.sample.shape[0]} pixels; choose another family or larger images"
+            f"the student family {family.name!r} has no spec for {_kind(data)}"
+            + (f" with {wanted}" if wanted else "; choose another family or larger samples")
         )
     fitting = [c for c in candidates if not c.over(budget)]
     largest = {
-        p: max((c.parameters for c in fitting if c.precision == p), default=0) for p in precisions
+        p: max((c.capacity for c in fitting if c.precision == p), default=0) for p in precisions
     }
     order = {precision: i for i, precision in enumerate(precisions)}
     fitting.sort(
         key=lambda c: (
             order[c.precision],
-            _capacity_class(c.parameters, largest[c.precision]),
+            _capacity_class(c.capacity, largest[c.precision]),
             c.latency.p50_ms,
             repr(c.spec),
         )
@@ -152,6 +166,7 @@ def _price(
     family: Family,
     spec: Any,
     data: Dataset,
+    one: int,
     profile: DeviceProfile,
     budget: Budget,
     precision: str,
@@ -159,25 +174,41 @@ def _price(
     classes = len(data.labels)
     kernels = family.kernels(spec, data.input_shape, classes, precision)
     latency = estimate(kernels, profile, precision, profile.budget.threads)
-    sample_bytes = math.prod(data.sample.shape)
+    parameters = total_parameters(kernels)
+    capacity = getattr(family, "capacity", None)
     return Candidate(
         family.name,
         spec,
         precision,
-        total_parameters(kernels),
+        parameters,
+        capacity(spec) if capacity else parameters,
         total_macs(kernels),
         latency,
         {
             "latency_ms": latency.bound_ms * JITTER[budget.percentile],
             "peak_ram_mib": memory.peak_ram_mib(kernels, precision) * memory.SPREAD,
-            "size_mib": memory.bundle_mib(kernels, precision, sample_bytes, classes),
+            "size_mib": memory.bundle_mib(kernels, precision, one, classes),
         },
     )
 
 
-def _capacity_class(parameters: int, largest: int) -> int:
+def _capacity_class(capacity: float, largest: float) -> int:
     """0 for the largest and those like it, 1 for those about CAPACITY_SHARE as large, and so on."""
-    return math.floor(math.log(parameters / largest) / math.log(CAPACITY_SHARE))
+    return math.floor(math.log(capacity / largest) / math.log(CAPACITY_SHARE))
+
+
+def sample_bytes(data: Dataset) -> int:
+    """Of one sample in a bundle."""
+    if data.sample.kind == "image":
+        return math.prod(data.sample.shape)
+    sizes = [len(text.encode()) for text in data.validation.x]
+    return sum(sizes) // len(sizes) + 4
+
+
+def _kind(data: Dataset) -> str:
+    if data.sample.kind == "image":
+        return f"images of {data.sample.shape[1]}×{data.sample.shape[0]} pixels"
+    return f"{data.sample.kind}s"
 
 
 def _round_up(value: float) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
 
 from edgedistill import budget, data, search
 from edgedistill.data import Dataset
-from edgedistill.errors import SettingsError
+from edgedistill.errors import SettingsError, unknown
 from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.recipe import Recipe
 from edgedistill.students import Family, family
 from edgedistill_runtime.manifest import Backend, Budget
+
+DEFAULT_FAMILY = {"image-classification": "convnet", "text-classification": "transformer"}
+PRICED_QUANTILE = 0.95
+"""Latency is priced at the length that so many of the texts do not exceed."""
+TOKENS_PER_WORD = 1.5
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class Setting:
     budget: Budget
     engine: Choice
     family: Family
+    vocabulary: int | None = None
+    """Tokens that the texts use."""
 
     @staticmethod
     def of(recipe: Recipe, student: Family | None = None) -> Setting:
@@ -29,14 +39,31 @@ class Setting:
         engine = profile.engine("onnx")
         if engine is None:
             raise SettingsError(_no_engine(profile))
-        return Setting(
-            recipe,
-            profile,
-            data.load(recipe.data),
-            budget.combine(recipe, profile),
-            engine,
-            family(student or recipe.student),
+        found = data.load(
+            recipe.data,
+            data.Columns(
+                recipe.text_column,
+                recipe.label_column,
+                recipe.group_column,
+                recipe.label_separator,
+                recipe.unlabelled,
+            ),
         )
+        if recipe.task and recipe.task != found.task:
+            known = unknown("task", recipe.task, DEFAULT_FAMILY)
+            fits = f"the data {found.name!r} are for {found.task}, not for {recipe.task}"
+            raise SettingsError(fits if recipe.task in DEFAULT_FAMILY else known)
+        chosen = family(student or recipe.student or DEFAULT_FAMILY[found.task])
+        if chosen.task != found.task:
+            raise SettingsError(
+                f"the student family {chosen.name!r} is for {chosen.task}, and the data "
+                f"{found.name!r} are for {found.task}; choose another with --student"
+            )
+        size = None
+        if found.task == "text-classification":
+            found, size = _measured(found, recipe)
+        limits = budget.combine(recipe, profile)
+        return Setting(recipe, profile, found, limits, engine, chosen, size)
 
     @property
     def backend(self) -> Backend:
@@ -50,7 +77,15 @@ class Setting:
         """
         wanted = self.recipe.precision
         precisions = ("float32", "int8") if wanted == "auto" else (wanted,)
-        return search.plan(self.family, self.data, self.profile, self.budget, precisions)
+        return search.plan(
+            self.family,
+            self.data,
+            self.profile,
+            self.budget,
+            precisions,
+            self.recipe.spec,
+            self.vocabulary,
+        )
 
     def precision_reason(self, precision: str) -> str:
         """Why the bundle ships in this precision."""
@@ -70,6 +105,22 @@ class Setting:
             f"{data.name}: {len(data.labels)} classes, {counts} samples; "
             f"{self.profile.board.name}, {self.engine.name} {self.engine.version}"
         )
+
+
+def _measured(found: Dataset, recipe: Recipe) -> tuple[Dataset, int]:
+    """The texts with the length that is priced, and the number of tokens that they use.
+
+    By the teacher's tokenizer, if it is at hand; else by words.
+    """
+    from edgedistill.students import vocabulary
+
+    texts = list(found.train.x)
+    file = Path(recipe.teacher) / "tokenizer.json"
+    tokenizer = file.read_bytes() if file.is_file() else None
+    words = np.array([len(text.split()) for text in texts])
+    tokens = int(np.quantile(words, PRICED_QUANTILE) * TOKENS_PER_WORD) + 2
+    found = replace(found, tokens=max(2, min(tokens, recipe.max_length)))
+    return found, vocabulary.available(tokenizer, texts)
 
 
 def _no_engine(profile: DeviceProfile) -> str:

@@ -7,13 +7,15 @@ on another machine by 1e-3 of it in float32 and by 5 % of it in int8 (a few quan
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.errors import ExportError
-from edgedistill_runtime.backends.onnx import OnnxSession, open_session
+from edgedistill.samples import Samples
+from edgedistill_runtime.backends.onnx import OnnxSession
 from edgedistill_runtime.manifest import Backend
 from edgedistill_runtime.verdict import quantile
 
@@ -33,11 +35,11 @@ class Latency:
     p95_ms: float
 
 
-def logits(model: bytes, inputs: Array, backend: Backend) -> Array:
-    """The exported file's answers, one sample a call.  (n, …) -> (n, classes)"""
-    session = open_session(model, backend)
+def logits(model: bytes, samples: Samples, rows: Iterable[int], backend: Backend) -> Array:
+    """The exported file's answers to some rows, one sample a call.  -> (n, classes)"""
+    session = OnnxSession(model, backend, trusted=True)
     name = session.inputs[0].name
-    return np.concatenate([session.run({name: x[None]})[0] for x in inputs])
+    return np.concatenate([session.run({name: samples.one(row)})[0] for row in rows])
 
 
 def check_parity(exported: Array, reference: Array, where: str) -> float:
@@ -57,13 +59,16 @@ def golden_tolerance(precision: str, outputs: Array) -> float:
     return GOLDEN_TOLERANCE[precision] * max(1.0, float(np.abs(outputs).max()))
 
 
-def time_model(model: bytes, inputs: Array, backend: Backend, runs: int = 200) -> Latency:
-    """Time the bare model over `inputs` in turn, after a warm-up of a fifth of the runs."""
-    session: OnnxSession = open_session(model, backend)
+def time_model(
+    model: bytes, samples: Samples, rows: Sequence[int], backend: Backend, runs: int = 200
+) -> Latency:
+    """Time the bare model over `rows` in turn, after a warm-up of a fifth of the runs."""
+    session = OnnxSession(model, backend, trusted=True)
     name = session.inputs[0].name
+    feeds = [{name: samples.one(row)} for row in rows]
     times_ms = []
     for i in range(runs + runs // 5):
-        feed = {name: inputs[i % len(inputs)][None]}
+        feed = feeds[i % len(feeds)]
         start = time.perf_counter_ns()
         session.run(feed)
         times_ms.append((time.perf_counter_ns() - start) / 1e6)

@@ -12,21 +12,25 @@ from typing import Any
 
 import msgspec
 
-from edgedistill.cache import Cache
+from edgedistill.cache import RESULT, Cache
 from edgedistill.errors import SettingsError
 from edgedistill.recipe import Recipe
 from edgedistill_runtime.files import write_atomically
 
 
 @contextmanager
-def open_workspace(recipe: Recipe, fresh: bool) -> Iterator[Cache]:
+def open_workspace(recipe: Recipe, fresh: bool, owner: bool = True) -> Iterator[Cache]:
     """Take the recipe's folder for one run, and give the cache of its finished stages.
 
+    owner: whether this process takes it, or only helps the one that does.
     Raises SettingsError if the folder belongs to another recipe, to somebody else, or to a run that
     is going on; OSError if it cannot be written.
     """
     out = recipe.out_folder
     work = out / "work"
+    if not owner:
+        yield Cache(work)
+        return
     mark = work / "recipe.json"
     content = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(recipe, out="")))
     if not mark.exists() and _is_used(out, work):
@@ -75,7 +79,7 @@ def _is_used(out: Path, work: Path) -> bool:
 def _clear(work: Path) -> None:
     """Remove finished, half-trained and half-written stages: only names that the cache gives."""
     for path in work.iterdir():
-        if re.fullmatch(r"\.?[a-z0-9_]+-[0-9a-f]{16}\.[a-z0-9]+(\.\w+\.tmp)?", path.name):
+        if RESULT.fullmatch(path.name):
             path.unlink()
 
 

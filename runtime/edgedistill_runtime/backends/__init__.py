@@ -24,6 +24,7 @@ class Session(Protocol):
     engine: str
     version: str
     inputs: tuple[Tensor, ...]
+    """As the model declares them; −1 is a size that it leaves open."""
     outputs: tuple[Tensor, ...]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:

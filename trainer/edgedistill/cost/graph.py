@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,32 @@ from edgedistill.cost.kernels import Kernel
 if TYPE_CHECKING:
     import onnx
 
-# Place of the weight and the bias among an operator's inputs, and of its data.
-_WEIGHTS = {
-    "Conv": (1, 2),
-    "FusedConv": (1, 2),
-    "Gemm": (1, 2),
-    "MatMul": (1, None),
-    "QLinearConv": (3, 8),
-    "QGemm": (3, 6),
+# Places of an operator's data, its weight, and its biases, among its inputs.
+_PLACES: dict[str, tuple[int, int | None, tuple[int, ...]]] = {
+    "Add": (0, None, (0, 1)),
+    "BiasGelu": (0, None, (1,)),
+    "Conv": (0, 1, (2,)),
+    "DynamicQuantizeMatMul": (0, 1, (4,)),
+    "FusedConv": (0, 1, (2,)),
+    "FusedGemm": (0, 1, (2,)),
+    "FusedMatMul": (0, 1, ()),
+    "Gather": (1, 0, ()),
+    "Gemm": (0, 1, (2,)),
+    "LayerNormalization": (0, None, (1, 2)),
+    "MatMul": (0, 1, ()),
+    "MatMulInteger": (0, 1, ()),
+    "MatMulIntegerToFloat": (0, 1, (6,)),
+    "QGemm": (0, 3, (6,)),
+    "QLinearConv": (0, 3, (8,)),
+    "Slice": (0, 0, ()),
 }
 
 
-def kernels_of(model: bytes) -> tuple[Kernel, ...]:
-    """The nodes of the engine's graph at the EXTENDED level, in order, with their work."""
+def kernels_of(model: bytes, length: int = 1) -> tuple[Kernel, ...]:
+    """The nodes of the engine's graph at the EXTENDED level, in order, with their work.
+
+    length: what an open dimension of the input is taken to be, such as the tokens of a text.
+    """
     import onnx
     import onnxruntime as ort
 
@@ -36,11 +50,12 @@ def kernels_of(model: bytes) -> tuple[Kernel, ...]:
         options.log_severity_level = 4
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         optimized = onnx.load(path)
-    shapes = _shapes(optimized)
-    return tuple(_kernel(node, shapes) for node in optimized.graph.node)
+    constants = {t.name for t in optimized.graph.initializer}
+    shapes = _shapes(optimized, length)
+    return tuple(_kernel(node, shapes, constants) for node in optimized.graph.node)
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor, by one run on zeros: fused operators have no shape inference."""
     import numpy as np
     import onnx
@@ -58,7 +73,10 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     )
     kinds = {t.name: t.type.tensor_type.elem_type for t in model.graph.input}
     zeros = {
-        t.name: np.zeros(t.shape, onnx.helper.tensor_dtype_to_np_dtype(kinds[t.name]))
+        t.name: np.zeros(
+            [d if isinstance(d, int) else length for d in t.shape],
+            onnx.helper.tensor_dtype_to_np_dtype(kinds[t.name]),
+        )
         for t in session.get_inputs()
     }
     names = [o.name for o in session.get_outputs()]
@@ -68,22 +86,31 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _kernel(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> Kernel:
-    data, output = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
-    if node.op_type not in _WEIGHTS:
-        return Kernel(node.op_type, data, output)
-    weight_at, bias_at = _WEIGHTS[node.op_type]
-    weight = shapes.get(node.input[weight_at], ())
-    bias = shapes.get(node.input[bias_at], ()) if bias_at and len(node.input) > bias_at else (0,)
+def _kernel(
+    node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], constants: set[str]
+) -> Kernel:
+    data_at, weight_at, biases_at = _PLACES.get(node.op_type, (0, None, ()))
+    data, output = shapes.get(node.input[data_at], ()), shapes.get(node.output[0], ())
+
+    def elements(places: Iterable[int]) -> int:
+        names = [node.input[i] for i in places if i < len(node.input)]
+        return sum(math.prod(shapes[name]) for name in names if name in constants)
+
+    weights = elements([weight_at] if weight_at is not None else [])
     conv = "Conv" in node.op_type
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
-    positions = math.prod(output[2:]) if conv else math.prod(output[:-1])
+    if conv:
+        macs = weights * math.prod(output[2:])
+    elif "MatMul" in node.op_type or "Gemm" in node.op_type:
+        macs = math.prod(output) * data[-1]
+    else:
+        macs = 0
     return Kernel(
         node.op_type,
         data,
         output,
-        weights=math.prod(weight),
-        biases=math.prod(bias),
-        macs=math.prod(weight) * positions,
+        weights=weights,
+        biases=elements(biases_at),
+        macs=macs,
         depthwise=conv and group > 1 and group == data[1],
     )

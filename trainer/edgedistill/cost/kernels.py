@@ -41,6 +41,24 @@ def conv(
     )
 
 
+def linear(op: str, data: tuple[int, ...], outputs: int, bias: bool = True) -> Kernel:
+    """A matrix product with constant weights: (…, inputs) -> (…, outputs)."""
+    weights = data[-1] * outputs
+    return Kernel(
+        op,
+        data,
+        (*data[:-1], outputs),
+        weights=weights,
+        biases=outputs if bias else 0,
+        macs=weights * math.prod(data[:-1]),
+    )
+
+
+def gather(tokens: int, vocabulary: int, dim: int) -> Kernel:
+    """A row of an embedding table for each token: (1, tokens) -> (1, tokens, dim)."""
+    return Kernel("Gather", (1, tokens), (1, tokens, dim), weights=vocabulary * dim)
+
+
 def total_macs(kernels: tuple[Kernel, ...]) -> int:
     return sum(k.macs for k in kernels)
 

@@ -6,97 +6,69 @@ two runs are judged on the same test samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+import difflib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.cache import digest
+from edgedistill.data.sets import Columns, Dataset, Split
+from edgedistill.data.splits import split
 from edgedistill.errors import DataError, unknown
-from edgedistill_runtime.manifest import Sample
 
-TEST_SHARE = 0.25
-VALIDATION_SHARE = 0.2  # of what is left for training
-MIN_PER_CLASS = 8
+__all__ = ["BUILT_IN", "Columns", "Dataset", "Split", "load", "split"]
 
-
-@dataclass(frozen=True)
-class Split:
-    x: NDArray[np.uint8]
-    """Decoded samples, (n, height, width, channels)."""
-    y: NDArray[np.int64]
-    """Index of each sample's label, (n,)."""
-
-    def __len__(self) -> int:
-        return len(self.y)
+FOUND = Columns()
 
 
-@dataclass(frozen=True)
-class Dataset:
-    name: str
-    sample: Sample
-    labels: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
+def load(source: str, columns: Columns = FOUND) -> Dataset:
+    """Load a data set by its name or path.  Raises DataError.
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over every sample and label of the three splits."""
-        arrays = [a for s in (self.train, self.validation, self.test) for a in (s.x, s.y)]
-        return digest(list(self.labels), *(np.ascontiguousarray(a).tobytes() for a in arrays))
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample as the network sees it: (channels, height, width)."""
-        height, width, channels = self.sample.shape
-        return channels, height, width
-
-
-def load(source: str) -> Dataset:
-    """Load a data set by its built-in name or from an `.npz` file.  Raises DataError."""
-    if source in BUILT_IN:
-        return split(source, *BUILT_IN[source]())
+    source: a built-in name; an `.npz` file of images; a table of texts (`.csv`, `.tsv`, `.jsonl`,
+    `.parquet`); a folder of tables `train`, `validation` and `test`; a folder that `save_to_disk`
+    of `datasets` has written; a hub's `name` or `name:config`
+    """
     path = Path(source)
-    if path.suffix != ".npz" and not path.exists():
-        raise DataError(
-            unknown("data set", source, BUILT_IN) + "; or give the path of an .npz file"
-        )
-    from edgedistill.data.arrays import read_npz
+    if source in BUILT_IN:
+        _refuse_columns(source, columns)
+        return split(source, *BUILT_IN[source]())
+    if path.suffix == ".npz":
+        from edgedistill.data.arrays import read_npz
 
-    return split(path.stem, *read_npz(path))
+        _refuse_columns(source, columns)
+        return split(path.stem, *read_npz(path))
+    from edgedistill.data import hub, tables, texts
+
+    if not _exists(path) and path.suffix.lower() not in tables.READERS:
+        if not _may_be_on_the_hub(source):
+            raise DataError(
+                unknown("data set", tables.clip(source), BUILT_IN)
+                + "; or give the path of a file or folder"
+            )
+        return texts.dataset(source, hub.read_hub(source), columns)
+    if not path.is_dir():
+        return texts.dataset(path.stem, {"train": tables.read_table(path)}, columns)
+    saved = any((path / file).exists() for file in hub.SAVED)
+    read = hub.read_saved if saved else tables.read_folder
+    return texts.dataset(path.resolve().name, read(path), columns)
 
 
-def split(
-    name: str, images: NDArray[np.uint8], targets: NDArray[np.int64], labels: tuple[str, ...]
-) -> Dataset:
-    """Stratified train, validation and test splits.  Raises DataError if a class is too small."""
-    from sklearn.model_selection import train_test_split
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
-    counts = np.bincount(targets, minlength=len(labels))
-    if len(labels) < 2:
-        found = "only one class" if labels else "no samples"
-        raise DataError(f"{name}: {found}; a classifier needs two classes or more")
-    if counts.min() < MIN_PER_CLASS:
-        label = labels[int(counts.argmin())]
-        raise DataError(
-            f"{name}: the class {label!r} has {counts.min()} samples; at least {MIN_PER_CLASS} are "
-            "needed to train, choose and test"
-        )
-    rest, test = train_test_split(
-        np.arange(len(targets)), test_size=TEST_SHARE, stratify=targets, random_state=0
-    )
-    train, validation = train_test_split(
-        rest, test_size=VALIDATION_SHARE, stratify=targets[rest], random_state=0
-    )
-    return Dataset(
-        name,
-        Sample("image", "uint8", images.shape[1:]),
-        labels,
-        *(Split(images[i], targets[i]) for i in (train, validation, test)),
-    )
+
+def _may_be_on_the_hub(source: str) -> bool:
+    from edgedistill.data.hub import HUB_NAME
+
+    return bool(HUB_NAME.fullmatch(source)) and not difflib.get_close_matches(source, BUILT_IN)
+
+
+def _refuse_columns(source: str, columns: Columns) -> None:
+    if columns != FOUND:
+        raise DataError(f"{source}: holds images; columns are for tables of texts")
 
 
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:

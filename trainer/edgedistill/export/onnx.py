@@ -18,27 +18,34 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 20
-INPUT, OUTPUT = "input", "logits"
+INPUT, TEXT_INPUT, OUTPUT = "input", "ids", "logits"
 
 
-def export(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+def export(module: nn.Module, input_shape: tuple[int, ...], text: bool = False) -> bytes:
     """The module as an ONNX file: `input` (1, *input_shape) float32 -> `logits` (1, classes).
 
-    Raises ExportError, which says what torch could not translate.
+    With `text` the input is `ids` (1, tokens) int64 of any length, and `input_shape` the (tokens,)
+    that it is traced at.  A module that has `folded()` is exported in that form.  Raises
+    ExportError, which says what torch could not translate.
     """
     import onnxslim
 
     module = module.eval().cpu()
-    example = torch.zeros(1, *input_shape)
+    folded = getattr(module, "folded", None)
+    module = module if folded is None else folded().eval()
+    kind = torch.int64 if text else torch.float32
+    shape = (max(2, *input_shape),) if text else input_shape  # one token would be traced as fixed
+    example = torch.zeros(1, *shape, dtype=kind)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
+                input_names=[TEXT_INPUT if text else INPUT],
                 output_names=[OUTPUT],
+                dynamic_shapes=({1: "tokens"},) if text else None,
                 external_data=False,
                 verbose=False,
             )
@@ -79,8 +86,8 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what the exporter warns of and prints, which no user can act on."""
+def quiet() -> Iterator[None]:
+    """Hold back what exporters warn of and print, which no user can act on."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,31 +1,55 @@
 """Student families: what can be built, what it costs, how it is built.
 
 A family enumerates its specs, gives the kernels of each without torch, and builds one.  Pass an
-object with these methods to `fit(student=…)`, or name one of `FAMILIES`.
+object with these methods to `fit(student=…)`, name one of `FAMILIES`, or name one that another
+package offers as an entry point of the group `edgedistill.students`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgedistill.cost.kernels import Kernel
 from edgedistill.errors import SettingsError, unknown
 from edgedistill.students.convnet import ConvNet
+from edgedistill.students.source import Source
+from edgedistill.students.static import Static
+from edgedistill.students.transformer import Transformer
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["ENTRY_POINTS", "FAMILIES", "Family", "Source", "family"]
+
 Shape = tuple[int, ...]
+ENTRY_POINTS = "edgedistill.students"
 
 
 class Family(Protocol):
-    """A space of students."""
+    """A space of students.
+
+    A family may also have
+
+    - `adopt(student, spec, source: Source) -> str`: copies into the untrained student what it can
+      take over from a teacher, and returns a sentence that says what;
+    - `capacity(spec) -> float`: how much a student can learn, to compare specs of the family; the
+      number of its parameters where it is missing.
+    """
 
     name: str
+    task: str
+    """ "image-classification" or "text-classification"."""
+    quantization: str
+    """How int8 is made: "static" (from calibration samples) or "dynamic"."""
 
     def specs(self, input_shape: Shape) -> Iterable[Any]:
-        """Every spec of the space for one preprocessed sample's shape (channels, height, width)."""
+        """Every spec of the space for one preprocessed sample's shape.
+
+        That is (channels, height, width) for images, and (tokens,) for texts: the length that is
+        priced.  A text spec has `vocabulary`, the rows of its embedding table.
+        """
 
     def kernels(
         self, spec: Any, input_shape: Shape, classes: int, precision: str
@@ -33,16 +57,45 @@ class Family(Protocol):
         """What the engine will execute, equal to the exported graph.  Needs no torch."""
 
     def build(self, spec: Any, input_shape: Shape, classes: int) -> torch.nn.Module:
-        """The untrained network: (batch, *input_shape) float32 -> logits (batch, classes)."""
+        """The untrained network: a batch -> logits (batch, classes).
+
+        Images: one input, (batch, *input_shape) float32.  Texts: ids (batch, tokens) int64, and
+        a mask (batch, tokens) float32 that may be left out.
+        """
 
 
-FAMILIES: dict[str, Family] = {"convnet": ConvNet()}
+FAMILIES: dict[str, Family] = {f.name: f for f in (ConvNet(), Static(), Transformer())}
 
 
 def family(name: str | Family) -> Family:
-    """A family by name, or the object itself.  Raises SettingsError."""
+    """A family by name, built in or of an entry point, or the object itself.
+
+    Raises SettingsError.
+    """
     if not isinstance(name, str):
         return name
-    if name not in FAMILIES:
-        raise SettingsError(unknown("student family", name, FAMILIES))
-    return FAMILIES[name]
+    if name in FAMILIES:
+        return FAMILIES[name]
+    offered = entry_points(group=ENTRY_POINTS)
+    named = [point for point in offered if point.name == name]
+    if not named:
+        raise SettingsError(unknown("student family", name, {*FAMILIES, *offered.names}))
+    if len(named) > 1:
+        packages = ", ".join(sorted(point.value for point in named))
+        raise SettingsError(
+            f"the student family {name!r} is offered {len(named)} times ({packages}); "
+            "uninstall all but one of the packages"
+        )
+    return _load(named[0])
+
+
+def _load(point: Any) -> Family:
+    """The object that an entry point names; a class is called without arguments."""
+    try:
+        found = point.load()
+        made: Family = found() if isinstance(found, type) else found
+    except Exception as error:  # whatever a foreign module does when it is imported
+        raise SettingsError(
+            f"the student family {point.name!r} ({point.value}) cannot be loaded: {error}"
+        ) from error
+    return made

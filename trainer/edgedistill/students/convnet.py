@@ -54,6 +54,8 @@ class ConvNet:
     """The `convnet` family."""
 
     name = "convnet"
+    task = "image-classification"
+    quantization = "static"
 
     def specs(self, input_shape: Shape) -> Iterator[ConvNetSpec]:
         """Every spec whose last stage still has at least 2×2 pixels."""
