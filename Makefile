@@ -7,7 +7,7 @@ PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
 KILLS ?= 3
 
-.PHONY: demo test check lint types bench hil clean
+.PHONY: demo test check lint types bench bench-distill bench-peers hil clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prove it with the runtime
@@ -32,15 +32,24 @@ types: .venv/installed
 bench: .venv/installed ## timings, as ratios against the bare engine; JSON under benchmarks/
 	.venv/bin/python benchmarks/runtime_overhead.py --python .venv-runtime/bin/python
 
+bench-distill: .venv/installed ## what distillation reaches on tweets, with controls: about an hour
+	.venv/bin/python examples/tweets/prepare.py
+	.venv/bin/python benchmarks/distillation.py
+	.venv/bin/python benchmarks/cached_step.py
+
+bench-peers: .venv/installed ## against transformers.Trainer and torchdistill (its own environment)
+	.venv/bin/python examples/tweets/prepare.py
+	.venv/bin/python benchmarks/peers/compare.py
+
 hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
 	.venv/bin/python -m pytest tests/hil --require-boards
 
 .venv/installed: pyproject.toml runtime/pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	# the runtime first: pip 23 does not find the version that the host pins otherwise
-	.venv/bin/python $(PIP) -e 'runtime[onnx,image]' -e '.[dev]'
+	.venv/bin/python $(PIP) -e 'runtime[onnx,image,text]' -e '.[dev,datasets,tensorboard]'
 	$(PYTHON) -m venv .venv-runtime
-	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx]' pytest pytest-xdist
+	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx,text]' pytest pytest-xdist
 	touch $@
 
 clean:

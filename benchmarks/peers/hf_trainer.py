@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from typing import Any
 
 import torch
-from job import Job, Setting, collate, run
+from job import Clock, Job, Setting, collate, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments
@@ -43,7 +42,7 @@ class DistillationTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def train(job: Job, loaded: Setting, options: argparse.Namespace) -> float:
+def train(job: Job, loaded: Setting, options: argparse.Namespace) -> Clock:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -69,9 +68,9 @@ def train(job: Job, loaded: Setting, options: argparse.Namespace) -> float:
             alpha=job.alpha,
             temperature=job.temperature,
         )
-        start = time.perf_counter()
-        trainer.train()
-        return time.perf_counter() - start
+        with Clock() as clock:
+            trainer.train()
+    return clock
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,12 @@ import argparse
 import json
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,30 @@ def setting(job: Job) -> Setting:
     return Setting(teacher, student, *splits)
 
 
+@dataclass
+class Clock:
+    """A context: how long the block inside took, on the wall and of this process's processors."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Of all threads; less disturbed by what else the machine does."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds of parts of it that are worth a name."""
+
+    def __enter__(self) -> Clock:
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.seconds = time.perf_counter() - self._start[0]
+        self.cpu_seconds = time.process_time() - self._start[1]
+
+
 @torch.inference_mode()
 def accuracy(model: nn.Module, texts: Texts, batch_size: int = 256) -> float:
     model.eval()
@@ -136,11 +162,11 @@ def accuracy(model: nn.Module, texts: Texts, batch_size: int = 256) -> float:
 
 def run(
     doc: str | None,
-    train: Callable[[Job, Setting, argparse.Namespace], float],
+    train: Callable[[Job, Setting, argparse.Namespace], Clock],
     packages: Sequence[str],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> int:
-    """A comparison script: read the job, `train` (which says how many seconds), print one line."""
+    """A comparison script: read the job, `train` (which says how long it took), print one line."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("job", type=Path, help="JSON, as make_job.py writes it")
     options(parser)
@@ -152,10 +178,12 @@ def run(
     except (JobError, OSError, KeyError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    seconds = train(job, loaded, given)
+    clock = train(job, loaded, given)
     result = {
-        "seconds": round(seconds, 3),
-        "samples_per_second": round(job.epochs * len(loaded.train) / seconds, 2),
+        "seconds": round(clock.seconds, 3),
+        "cpu_seconds": round(clock.cpu_seconds, 3),
+        **{key: round(value, 3) for key, value in clock.parts.items()},
+        "samples_per_second": round(job.epochs * len(loaded.train) / clock.seconds, 2),
         "accuracy": round(accuracy(loaded.student, loaded.test), 5),
         "steps": job.epochs * -(-len(loaded.train) // job.batch_size),
         "options": {key: value for key, value in vars(given).items() if key != "job"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ def allow_torchvision() -> torch.library.Library | None:
 
 DECLARED = allow_torchvision()
 
-from job import Job, Setting, collate, run  # noqa: E402
+from job import Clock, Job, Setting, collate, run  # noqa: E402
 from torch.utils.data import RandomSampler  # noqa: E402
 from torchdistill.core.distillation import get_distillation_box  # noqa: E402
 from torchdistill.datasets.registry import register_collate_func  # noqa: E402
@@ -94,7 +93,7 @@ def configuration(job: Job, steps: int) -> dict[str, Any]:
     }
 
 
-def train(job: Job, loaded: Setting, options: argparse.Namespace) -> float:
+def train(job: Job, loaded: Setting, options: argparse.Namespace) -> Clock:
     register_collate_func(collate)
     register_scheduler(get_linear_schedule_with_warmup)
     steps = job.epochs * -(-len(loaded.train) // job.batch_size)
@@ -108,19 +107,19 @@ def train(job: Job, loaded: Setting, options: argparse.Namespace) -> float:
         distributed=False,
         lr_factor=1,
     )
-    start = time.perf_counter()
-    for epoch in range(box.num_epochs):
-        box.pre_epoch_process(epoch=epoch)
-        # the loop of their examples, with the labels given to the loss
-        meters = MetricLogger(delimiter="  ")
-        meters.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
-        for batch in meters.log_every(box.train_data_loader, 1000, f"Epoch: [{epoch}]"):
-            labels = batch.pop("labels")
-            loss = box.forward_process(batch, labels, None)
-            box.post_forward_process(loss=loss)
-            meters.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
-        box.post_epoch_process()
-    return time.perf_counter() - start
+    with Clock() as clock:
+        for epoch in range(box.num_epochs):
+            box.pre_epoch_process(epoch=epoch)
+            # the loop of their examples, with the labels given to the loss
+            meters = MetricLogger(delimiter="  ")
+            meters.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
+            for batch in meters.log_every(box.train_data_loader, 1000, f"Epoch: [{epoch}]"):
+                labels = batch.pop("labels")
+                loss = box.forward_process(batch, labels, None)
+                box.post_forward_process(loss=loss)
+                meters.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
+            box.post_epoch_process()
+    return clock
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Standard library only.  A closed list of models, components and keys: whatever i
 refused by name.  Regular expressions are not: who writes the file would choose the pattern, and an
 engine that backtracks can be made to take hours for a short text.  The other limits keep a text
 from growing beyond bounds, and the parser behind this one from ending the process.
-Keys: those that tokenizers 0.20 to 0.23 write, and those of old files that they still read.
+Keys: those that tokenizers 0.21 to 0.23 write, and those of old files that they still read.
 """
 
 from __future__ import annotations

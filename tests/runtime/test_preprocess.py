@@ -115,3 +115,27 @@ def test_softmax_is_its_definition():
 def test_softmax_of_large_logits_does_not_overflow():
     scores = postprocess.softmax(np.array([1e38, 1e38, -1e38], np.float32))
     assert scores.tolist() == [0.5, 0.5, 0]
+
+
+def test_sigmoid_is_its_definition():
+    logits = np.random.default_rng(7).normal(0, 5, (7, 10)).astype(np.float32)
+    scores = postprocess.build([{"op": "sigmoid"}])(logits)
+    assert scores.dtype == np.float32
+    assert np.allclose(scores, 1 / (1 + np.exp(-logits.astype(float))), rtol=1e-6)
+
+
+def test_sigmoid_of_large_logits_does_not_overflow():
+    scores = postprocess.sigmoid(np.array([3e38, -3e38, 0, -np.inf], np.float32))
+    assert scores.tolist() == [1, 0, 0.5, 0]
+
+
+@pytest.mark.parametrize("op", postprocess.STEPS)
+def test_an_unknown_argument_of_a_postprocessing_step_is_named(op):
+    with pytest.raises(BundleError, match=rf"'{op}' has unknown arguments \(axis, temperature\)"):
+        postprocess.build([{"op": op, "temperature": 2, "axis": 1}])
+
+
+def test_a_step_that_needs_a_file_says_which():
+    step = {"op": "tokenize", "file": "tokenizer.json", "max_length": 8, "max_characters": 8}
+    with pytest.raises(BundleError, match=r"'tokenize' lacks its file 'tokenizer\.json'"):
+        preprocess.build([step])

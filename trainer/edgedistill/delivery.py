@@ -31,6 +31,7 @@ from edgedistill.processes import Processes
 from edgedistill.progress import Progress
 from edgedistill.provenance import versions
 from edgedistill.report import FitResult
+from edgedistill.samples import Samples
 from edgedistill.search import Candidate
 from edgedistill.setting import Setting
 from edgedistill.students.modules import as_if_trained
@@ -322,6 +323,13 @@ class Delivery:
         report.write(self.out / "report.json", contents)
         return FitResult(bundle, contents, tuple(limits))
 
+    def teacher_files(self, teacher: Teacher) -> tuple[bytes, bytes]:
+        """The teacher as a float32 and as an int8 ONNX file.  Raises ExportError."""
+        network = teacher.network if teacher.encoder is None else _Unpadded(teacher.network)
+        samples = self.trainer.samples(self.converter.calibration, teacher.encoder)
+        float32 = self.converter.float32(network, samples, "teacher")
+        return float32, self.converter.in_precision(float32, "int8", samples)
+
     def _teacher_baseline(
         self, teacher: Teacher, student: Student, converted: Converted
     ) -> dict[str, Any]:
@@ -331,33 +339,32 @@ class Delivery:
         """
         data, backend = self.setting.data, self.setting.backend
         rows = range(min(TIMED_SAMPLES, len(data.validation)))
-        validation = self.trainer.samples(data.validation.x[: len(rows)], teacher.encoder)
+        theirs = self.trainer.samples(data.validation.x[: len(rows)], teacher.encoder)
         own = self.trainer.samples(data.validation.x[: len(rows)], student.preprocessing.encoder)
+
+        def p50_ms(model: bytes, samples: Samples) -> float:
+            return verify.time_model(model, samples, rows, backend).p50_ms
+
         known: dict[str, Any] = {
-            "student_latency_ms": verify.time_model(converted.shipped, own, rows, backend).p50_ms,
+            "student_latency_ms": p50_ms(converted.shipped, own),
             "teacher_latency_ms": None,
             "teacher": {"params": teacher.parameters, "macs": None, "size_mib": None},
             "quantized": None,
         }
         try:
-            files = self.converter.convert(
-                _batch_of_one(teacher), teacher.encoder, "int8", "teacher"
-            )
+            float32, int8 = self.teacher_files(teacher)
         except ExportError as error:
             self.progress.note(f"no figures of the teacher as a file: {error}")
             return known
-        tokens = getattr(data, "tokens", 1)
-        known["teacher_latency_ms"] = verify.time_model(
-            files.float32, validation, rows, backend
-        ).p50_ms
+        known["teacher_latency_ms"] = p50_ms(float32, theirs)
         known["teacher"] |= {
-            "macs": total_macs(kernels_of(files.float32, tokens)),
-            "size_mib": len(files.float32) / 2**20,
+            "macs": total_macs(kernels_of(float32, data.tokens)),
+            "size_mib": len(float32) / 2**20,
         }
         known["quantized"] = {
-            "metric": self.converter.metric(files.shipped, data.test, teacher.encoder),
-            "latency_ms": verify.time_model(files.shipped, validation, rows, backend).p50_ms,
-            "size_mib": len(files.shipped) / 2**20,
+            "metric": self.converter.metric(int8, data.test, teacher.encoder),
+            "latency_ms": p50_ms(int8, theirs),
+            "size_mib": len(int8) / 2**20,
         }
         return known
 
@@ -420,12 +427,9 @@ class Delivery:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + spent
 
 
-def _batch_of_one(teacher: Teacher) -> torch.nn.Module:
-    """The teacher in the form that is exported: texts without padding, and so without a mask."""
-    return teacher.network if teacher.encoder is None else _Unpadded(teacher.network)
-
-
 class _Unpadded(torch.nn.Module):
+    """A text teacher in the form that is exported: batch of one, no padding, and so no mask."""
+
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network

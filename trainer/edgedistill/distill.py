@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ from edgedistill.recipe import Recipe, Stage
 from edgedistill.samples import Index, Samples
 from edgedistill.students import Family, Source
 from edgedistill.students import vocabulary as vocabularies
+from edgedistill.students.static import VOCABULARIES
 from edgedistill.tasks import ImageClassification, Preprocessing
 from edgedistill_runtime.tokenize import TextEncoder
 
@@ -234,7 +236,8 @@ class Trainer:
             image = teachers.auto_image_teacher(self.data.input_shape, classes)
             return image, None, None, self.data.task
         texts = list(self.data.train.x)
-        size = min(AUTO_VOCABULARY, vocabularies.available(None, texts))
+        used = min(AUTO_VOCABULARY, vocabularies.available(None, texts))
+        size = max(used, VOCABULARIES[0])  # no student is made for fewer
         tokenizer = vocabularies.train(texts, size)
         encoder = TextEncoder.build(tokenizer, self.recipe.max_length, self.task.max_characters)
         network = teachers.auto_text_teacher(size, classes, self.recipe.max_length)
@@ -341,15 +344,17 @@ class Trainer:
         """
         seed = self.recipe.seed if seed is None else seed
         assistant = ""
-        if self.recipe.distill == "assistant":
-            teacher, assistant = self._assistant(spec, teacher)
         prepared = self._prepare(spec, teacher)
         module, adopted, key = self._start(spec, teacher, prepared, seed)
+        guide = teacher
+        if self.recipe.distill == "assistant":
+            guide, assistant = self._assistant(spec, teacher)
         made: dict[str, Choice] = {}
         trials: list[Trial] = []
         for stage in self.stages:
-            run = _Run(self, stage, module, key, teacher, prepared, seed)
-            choice = choices[stage.name] if choices else run.choose(trials)
+            run = _Run(self, stage, module, key, guide, prepared, seed)
+            known = choices and run.has_logits  # without a loss on the answers nothing is chosen
+            choice = choices[stage.name] if choices and known else run.choose(trials)
             module, key = run.train(choice, run.epochs)
             if run.has_logits:
                 made[stage.name] = choice
@@ -506,14 +511,10 @@ class Trainer:
         """The stored result, or `make()` by all processes together, stored by the first."""
         if self.processes.count == 1:
             return cache.get(name, key, make)
-        path = cache.path(name, key)
-        if not self.processes.agree(path.exists()):
-            data = make()
-            if self.processes.main:
-                cache.get(name, key, lambda: data)
-        self.processes.wait()
-        stored: bytes = self.processes.agree(path.read_bytes() if self.processes.main else b"")
-        return stored
+        there = self.processes.agree(cache.path(name, key).exists())
+        data = b"" if there else make()
+        stored = cache.get(name, key, lambda: data) if self.processes.main else b""
+        return self.processes.agree(stored)
 
     def _check_losses(self) -> None:
         for stage in self.stages:
@@ -529,6 +530,12 @@ class Trainer:
         if name in FEATURES:
             return None
         return cast(FeatureLoss, self._named(name, dict.fromkeys(FEATURES)))
+
+    def own_code(self, stage: Stage) -> list[str]:
+        """What the stage's losses do that are not built in."""
+        soft = [] if stage.soft in SOFT else [self.soft_loss(stage)]
+        own = [*soft, *filter(None, map(self.feature_loss, stage.features))]
+        return [_code(loss) for loss in own]
 
     def _named(self, name: str, known: Mapping[str, Any]) -> Any:
         if name in known:
@@ -558,7 +565,7 @@ class _Run:
         self.learning_rate = stage.learning_rate or self.plan.learning_rate
         self.has_logits = stage.alpha is not None or not stage.features
         self._key = digest(
-            key, _plain(stage), self.plan.batch_size, self.plan.weight_decay,
+            key, _plain(stage), trainer.own_code(stage), self.plan.batch_size, self.plan.weight_decay,
             self.plan.temperature, self.plan.patience, self.learning_rate,
         )  # fmt: skip
 
@@ -634,6 +641,8 @@ class _Run:
                 if self.has_logits
                 else None,
             )
+            if isinstance(network, WithFeatures):
+                network.recorder.detach()
             return _weights(module)
 
         _load_weights(module, trainer._get(trainer.work, "student.safetensors", key, make))
@@ -651,7 +660,8 @@ class _Run:
     def _compare(self, choice: Choice) -> Callable[[Tensor, Index], Tensor]:
         """(logits, rows) -> α · soft + (1 − α) · hard."""
         trainer, plan = self.trainer, self.plan
-        answers = torch.from_numpy(self.teacher.logits).flatten(0, 1).to(trainer.device)
+        answers = torch.from_numpy(np.array(self.teacher.logits))  # a copy: files are read-only
+        answers = answers.flatten(0, 1).to(trainer.device)
         soft = trainer.soft_loss(self.stage)
 
         def compare(logits: Tensor, rows: Index) -> Tensor:
@@ -682,6 +692,7 @@ class _Run:
                 "to share with the student; use --distill soft"
             )
         adapt = outputs.translated(None if teacher.shares_tokens else ids)
+        teacher.network.cpu()
         inputs = samples.batch(np.arange(2))
         made = pairs(
             stage.features,
@@ -808,6 +819,13 @@ def _load_weights(module: nn.Module, weights: bytes) -> None:
 
 def _state_digest(module: nn.Module) -> str:
     return hashlib.sha256(_weights(module)).hexdigest()
+
+
+def _code(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # no file, or no plain function
+        return repr(function)
 
 
 def _plain(settings: msgspec.Struct) -> dict[str, object]:

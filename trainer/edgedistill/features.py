@@ -310,7 +310,7 @@ def difference(
             return losses.relation(student, teacher, heads=1)
         heads = math.gcd(math.gcd(student.shape[-1], teacher.shape[-1]), RELATION_HEADS)
         return losses.relation(student, teacher, mask, heads)
-    return losses.hint(student, teacher, mask)
+    return losses.hint(student, teacher, mask if student.ndim == 3 else None)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

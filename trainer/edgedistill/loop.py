@@ -118,6 +118,7 @@ class Loop:
                 if self.epoch < epochs:
                     self._save_if_due()
         processes.end_log()
+        processes.release(network)
         if self.best is not None:
             network.load_state_dict(self.best)
         network.cpu().eval()
@@ -152,7 +153,8 @@ class Loop:
                 f"{self.epoch + 1}; lower its learning rate"
             )
         if self.validate is not None:
-            self.score = self.validate(self.network)
+            # batch norm has seen other samples in each process: one of them decides
+            self.score = processes.agree(self.validate(self.network))
             self.network.train()
         curves = {"loss": float(value), "learning_rate": rate}
         if self.score:

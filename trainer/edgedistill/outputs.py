@@ -84,9 +84,10 @@ class FeatureSource:
         self.network, self.features, self.samples = network, features, samples
         self.adapt, self.device = adapt, device
         self._stored: NDArray[np.float16] | None = None
+        of_tokens = samples.lengths is not None
         self._shapes = [
             tuple(
-                0 if samples.lengths is not None and axis in feature.token_axes else size
+                0 if of_tokens and value.ndim > 2 and axis in feature.token_axes else size
                 for axis, size in enumerate(value.shape[1:], 1)
             )
             for feature, value in zip(features, self.compute(np.arange(2)).values(), strict=True)

@@ -64,13 +64,20 @@ class Processes:
             self.accelerator.log(values, step=step)
 
     def end_log(self) -> None:
-        if self._logs:
-            self.accelerator.end_training()
+        """End the curve.  Accelerate's own way would end the processes' group too."""
+        for tracker in self.accelerator.trackers if self._logs else ():
+            tracker.finish()
 
     def prepare(self, network: Any, optimizer: Any) -> tuple[Any, Any]:
         """Both as accelerate wraps them: on the device, and with shared gradients."""
         prepared = self.accelerator.prepare(network, optimizer)
         return prepared[0], prepared[1]
+
+    def release(self, network: Any) -> None:
+        """Take off what `prepare` put on the network, such as autocast, and forget all it knew."""
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(network).pop(name, None)
+        self.accelerator.free_memory()
 
 
 def _first_sentence(error: Exception, mixed_precision: str) -> str:

@@ -192,7 +192,7 @@ class Recipe(Settings, frozen=True):
         if unknown_keys:
             name = sorted(unknown_keys)[0]
             raise SettingsError(unknown("recipe key", name, Recipe.__struct_fields__))
-        table: dict[str, Any] = msgspec.field(default_factory=dict)
+        table: dict[str, Any] = {}
         if path is not None:
             table = settings.read(path)
             settings.convert({"profile": "", **table}, Recipe, str(path))

@@ -116,14 +116,17 @@ def plan(
     `CAPACITY_SHARE` of the largest count as equal; then least latency.
 
     wanted: fields that a spec must have.  vocabulary: tokens that the texts use; specs with more
-    are left out.
+    are left out, unless all have more: then those with the fewest stay.
     """
     specs = [
         spec
         for spec in family.specs(data.input_shape)
-        if (vocabulary is None or getattr(spec, "vocabulary", 0) <= vocabulary)
-        and all(getattr(spec, name, None) == value for name, value in (wanted or {}).items())
+        if all(getattr(spec, name, None) == value for name, value in (wanted or {}).items())
     ]
+    if vocabulary is not None:
+        sizes = [getattr(spec, "vocabulary", 0) for spec in specs]
+        most = max(vocabulary, min(sizes, default=0))
+        specs = [spec for spec, size in zip(specs, sizes, strict=True) if size <= most]
     one = sample_bytes(data)
     candidates = [
         _price(family, spec, data, one, profile, budget, precision)

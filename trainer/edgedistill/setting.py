@@ -59,6 +59,12 @@ class Setting:
                 f"the student family {chosen.name!r} is for {chosen.task}, and the data "
                 f"{found.name!r} are for {found.task}; choose another with --student"
             )
+        most = getattr(chosen, "max_tokens", recipe.max_length)
+        if found.task == "text-classification" and recipe.max_length > most:
+            raise SettingsError(
+                f"max_length is {recipe.max_length}; the student family {chosen.name!r} takes at "
+                f"most {most} tokens"
+            )
         size = None
         if found.task == "text-classification":
             found, size = _measured(found, recipe)

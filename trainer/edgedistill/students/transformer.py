@@ -47,6 +47,7 @@ class Transformer:
     name = "transformer"
     task = "text-classification"
     quantization = "dynamic"
+    max_tokens = MAX_TOKENS
 
     def specs(self, input_shape: Shape) -> Iterator[TransformerSpec]:
         space = itertools.product(VOCABULARIES, LAYERS, HIDDEN, FFN)

@@ -225,30 +225,30 @@ class _Kept:
         model = tokenizer.model
         pairs = _pairs(model.get("merges", ())) if model["type"] == "BPE" else ()
         self.ranks = {pair: rank for rank, pair in enumerate(pairs)}
+        self.never = len(self.ranks)
 
     def add(self, token: str) -> None:
         """Keep the token, if it and its parts still find a place."""
         if token in self.tokens:
             return
-        wanted = ({token} | set(self._parts(token))) - self.tokens
+        wanted = ({token} | self._parts(token)) - self.tokens
         if len(self.tokens) + len(wanted) <= self.size:
             self.tokens |= wanted
 
-    def _parts(self, token: str) -> Iterator[str]:
-        """What a BPE merges on the way to the token, characters first."""
-        if not self.ranks:
-            return
+    def _parts(self, token: str) -> set[str]:
+        """What a BPE goes through on the way to the token; nothing if it is not made by merges."""
         parts = list(token)
-        yield from parts
+        through = set(parts)
         while len(parts) > 1:
             ranked = [
-                (self.ranks.get(pair, len(self.ranks)), i) for i, pair in enumerate(pairwise(parts))
+                (self.ranks.get(pair, self.never), i) for i, pair in enumerate(pairwise(parts))
             ]
             rank, i = min(ranked)
-            if rank == len(self.ranks):
-                return
+            if rank == self.never:
+                return set()
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
-            yield parts[i]
+            through.add(parts[i])
+        return through
 
 
 def _pairs(merges: Iterable[Any]) -> Iterator[tuple[str, str]]:
