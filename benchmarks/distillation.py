@@ -55,15 +55,19 @@ def main() -> int:
             f"{options.data} has no tweets.csv; run examples/tweets/prepare.py first\n"
         )
         return 2
-    results = {"machine": machine(), "versions": versions()}
-    if options.results.exists():
-        results = json.loads(options.results.read_text(encoding="utf-8")) | results
     if options.only != "methods":
-        results["tweets"] = tweets(options)
+        keep(options.results, "tweets", tweets(options))
     if options.only != "tweets":
-        results["methods"] = {"text": text_methods(options), "image": image_methods(options)}
-    options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        keep(options.results, "image_methods", image_methods(options))
+        keep(options.results, "text_methods", text_methods(options))
     return 0
+
+
+def keep(path: Path, part: str, found: dict[str, Any]) -> None:
+    """Write one part of the results; the others stay."""
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results |= {"machine": machine(), "versions": versions(), part: found}
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:

@@ -24,8 +24,8 @@ from edgedistill_runtime.manifest import Sample
 
 SEED = 20_261_124
 IMAGES = ConvNetSpec("separable", width=4, growth=1.0, stages=1, depth=1, kernel=3)
-ENCODER = TransformerSpec(vocabulary=40, embedding=8, layers=2, hidden=16, heads=2, ffn=16)
-BAG = StaticSpec(vocabulary=40, dim=8, hidden=0)
+ENCODER = TransformerSpec(vocabulary=45, embedding=8, layers=2, hidden=16, heads=2, ffn=16)
+BAG = StaticSpec(vocabulary=45, dim=8, hidden=0)
 FAMILIES = {ConvNetSpec: ConvNet, TransformerSpec: Transformer, StaticSpec: Static}
 
 TRAINING = {
@@ -166,4 +166,3 @@ def run(made: Trainer, spec: Any = IMAGES) -> tuple[bytes, str]:
 def weights(student: Student) -> bytes:
     state = {name: value.contiguous() for name, value in student.module.state_dict().items()}
     return safetensors.torch.save(state)
-

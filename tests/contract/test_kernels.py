@@ -13,7 +13,7 @@ from torch import nn
 
 from edgedistill.cost import memory
 from edgedistill.cost.graph import kernels_of
-from edgedistill.cost.kernels import total_macs, total_parameters
+from edgedistill.cost.kernels import moved_elements, table_rows, total_macs, total_parameters
 from edgedistill.cost.latency import estimate
 from edgedistill.profiles import DeviceProfile
 from edgedistill.students import FAMILIES
@@ -144,3 +144,16 @@ def test_a_larger_student_never_costs_less(family, size, precision):
             )
         for smaller, larger in itertools.pairwise(costs):
             assert all(a <= b for a, b in zip(smaller, larger, strict=True)), row
+
+
+@pytest.mark.parametrize("family", ["static", "transformer"])
+def test_a_call_moves_the_rows_that_it_looks_up_and_not_the_table(family):
+    shape, classes = SHAPES[family]
+    moved = defaultdict(set)
+    for spec in FAMILIES[family].specs(shape):
+        others = asdict(spec)
+        others.pop("vocabulary")
+        kernels = FAMILIES[family].kernels(spec, shape, classes, "float32")
+        assert table_rows(kernels) == spec.vocabulary
+        moved[tuple(others.items())].add(sum(map(moved_elements, kernels)))
+    assert all(len(amounts) == 1 for amounts in moved.values())

@@ -41,7 +41,15 @@ def test_the_report_has_every_field_and_is_the_json_line(fitted: Fitted) -> None
     assert all(line["ok"] for line in report["budget"])
     assert report["teacher_quantized"]["metric"] > 0.9
     assert report["host"]["teacher_latency_ms"] > report["host"]["model_latency_ms"]
-    assert [trial["alpha"] for trial in report["student"]["trials"]] == [0.0, 0.5, 0.9]
+    assert report["teacher"]["name"] == "trained here"
+    student = report["student"]
+    assert [trial["alpha"] for trial in student["trials"][:3]] == [0.0, 0.5, 0.9]
+    assert {trial["stage"] for trial in student["trials"]} == {"soft"}
+    assert student["alpha"] == student["choices"]["soft"]["alpha"]
+    assert student["choices"]["soft"]["views"] == 8
+    assert student["metrics"]["accuracy"] == student["metric"]
+    assert 0.9 < student["metrics"]["f1_macro"] <= 1
+    assert report["control"] is None
     assert sum(report["seconds"].values()) > 0
 
 

@@ -10,8 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from tests import opinions
 from tests.conftest import run_fit
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("refusals")]
@@ -153,3 +156,176 @@ def test_profiles_are_listed_and_shown_with_their_sources() -> None:
     wrong = subprocess.run([*command, "rpi6"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "no device profile named 'rpi6'" in sentence(wrong)
+
+
+# Texts, teachers, methods
+
+
+def text_fit(command, path: Path, data: Path, *options: str | Path, **keys: Any):
+    """A fit of the static family by the command."""
+    toml = opinions.write_toml(
+        path / "recipe.toml", opinions.recipe(data, "static", opinions.STATIC, **keys)
+    )
+    return command("fit", toml, "--out", path / "out", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--text-column", "txt"], "no column named 'txt'; did you mean 'text'?"),
+        (["--label-column", "lable"], "no column named 'lable'; did you mean 'label'?"),
+        (["--group-column", "author"], "no column named 'author'"),
+        (["--task", "image-classification"], "are for text-classification, not for image-"),
+        (["--task", "text-clasification"], "did you mean 'text-classification'?"),
+        (["--distill", "atention"], "no distillation method named 'atention'; did you mean 'att"),
+        (["--student", "statik"], "no student family named 'statik'; did you mean 'static'?"),
+        (["--student", "convnet"], "'convnet' is for image-classification, and the data"),
+        (["--control", "2"], "control needs at least 3 seeds"),
+        (["--metric", "recall"], "metric is 'recall'; expected one of: , accuracy, f1_macro"),
+        (["--unlabelled", "nowhere.csv"], "nowhere.csv: cannot be read"),
+    ],
+)
+def test_a_wrong_option_of_a_text_fit_is_one_sentence(
+    options, words, command, texts, tmp_path
+) -> None:
+    done = text_fit(command, tmp_path, texts, *options)
+    assert done.returncode == 2
+    assert words in sentence(done)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("good", "yes")] * 20, "only one class"),
+        (
+            [(f"good {i}", "yes") for i in range(20)] + [("bad", "no")],
+            "the class 'no' has 1 sample",
+        ),
+        ([(f"good {i}", "yes") for i in range(20)] + [("", "no")], "line 22: the text is empty"),
+        ([("good", "yes"), ("bad", "")], "line 3: no label"),
+    ],
+)
+def test_data_that_cannot_be_used_are_one_sentence(rows, words, command, tmp_path) -> None:
+    data = opinions.write_csv(tmp_path / "some.csv", rows)
+    done = text_fit(command, tmp_path, data)
+    assert done.returncode == 2
+    assert words in sentence(done)
+    assert "some.csv" in sentence(done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_of_100_000_characters_is_handled(command, tmp_path, board) -> None:
+    rows = opinions.sentences(120)
+    long = ("good great loved " * 6000)[:100_000]
+    rows[2] = (long, "positive")
+    data = opinions.write_csv(tmp_path / "long.csv", rows)
+    done = text_fit(command, tmp_path, data, min_retention=0.1)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "long.txt").write_text(long + "\n", encoding="utf-8")
+    (row,) = board("predict", tmp_path / "out" / "model.edge", tmp_path / "long.txt")
+    assert row["label"] in opinions.LABELS
+
+
+def test_a_teacher_that_cannot_teach_is_one_sentence_and_the_folder_stays_free(
+    command, texts, text_teacher, tmp_path
+) -> None:
+    strange = tmp_path / "strange"
+    shutil.copytree(text_teacher, strange)
+    config = json.loads((strange / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {"0": "spam", "1": "eggs", "2": "ham"}
+    (strange / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    bare = tmp_path / "bare"
+    shutil.copytree(text_teacher, bare)
+    (bare / "model.safetensors").unlink()
+    wrong = tmp_path / "wrong"  # knows the labels, in another order
+    shutil.copytree(text_teacher, wrong)
+    config["id2label"] = {"0": "neutral", "1": "positive", "2": "negative"}
+    (wrong / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for teacher, words in (
+        (strange, "the teacher does not know the label 'negative': it knows 'spam'"),
+        (bare, "no weights; the folder needs model.safetensors"),
+        (wrong, "is at chance on the validation split (balanced accuracy 0.0"),
+        ("os:getcwd", "the function returned a str; it must return a torch.nn.Module"),
+        ("nowhere/at-all", "neither a folder here nor to be had from the hub"),
+    ):
+        done = text_fit(command, tmp_path, texts, "--teacher", teacher)
+        assert done.returncode == 2
+        assert words in sentence(done)
+        assert not (tmp_path / "out" / "model.edge").exists()
+    # the last correction needs no --fresh
+    done = text_fit(command, tmp_path, texts, "--teacher", text_teacher)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"distill": "attention"}, "the student has no layers for the loss 'embeddings'"),
+        ({"distill": "relation"}, "the student has no layers for the loss 'relation'"),
+        (
+            {"stages": [{"name": "one", "soft": "decupled"}]},
+            "no loss named 'decupled'; did you mean 'decoupled'?",
+        ),
+        (
+            {"stages": [{"name": "one", "features": {"hnt": 1.0}}, {"name": "two"}]},
+            "no loss named 'hnt'; did you mean 'hint'?",
+        ),
+        ({"stages": [{"name": "one", "features": {"hint": 1.0}}]}, "has no loss on the answers"),
+        ({"stages": [{"name": "one"}, {"name": "one"}]}, "two stages have the same name"),
+        ({"mixed_precision": "fp16"}, "mixed_precision 'fp16' is not possible here"),
+        ({"device": "cuda"}, "this machine has no cuda device; leave --device out"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(
+    keys, words, command, texts, text_teacher, tmp_path
+) -> None:
+    if keys.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a cuda device")
+    done = text_fit(command, tmp_path, texts, teacher=str(text_teacher), **keys)
+    assert done.returncode == 2
+    assert words in sentence(done)
+    assert not (tmp_path / "out" / "model.edge").exists()
+
+
+def test_an_attention_teacher_of_another_kind_is_one_sentence(
+    command, texts, tmp_path, monkeypatch
+) -> None:
+    code = "from tests.opinions import Counts as teacher\n"
+    (tmp_path / "layerless.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = opinions.recipe(texts, "transformer", opinions.ENCODER, distill="relation")
+    toml = opinions.write_toml(tmp_path / "recipe.toml", options)
+    done = command("fit", toml, "--teacher", "layerless:teacher", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "the teacher has no layers for the loss 'relation'" in sentence(done)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs takes root")
+def test_a_full_cache_is_one_sentence_and_nothing_half_written_stays(
+    command, texts, tmp_path, monkeypatch, text_teacher
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    try:
+        toml = opinions.write_toml(
+            tmp_path / "recipe.toml",
+            opinions.recipe(
+                texts, "transformer", opinions.ENCODER, distill="attention",
+                teacher=str(text_teacher),
+            ),
+        )  # fmt: skip
+        arguments = ("fit", toml, "--out", tmp_path / "out")
+        (disk / "filler").write_bytes(b"x" * (2**20 - 64 * 1024))
+        done = command(*arguments, cache=disk)
+        assert done.returncode == 2
+        assert "No space left on device" in sentence(done)
+        assert not list(disk.rglob("*.tmp"))
+        assert not (tmp_path / "out" / "model.edge").exists()
+        (disk / "filler").unlink()
+        done = command(*arguments, cache=disk)
+        assert done.returncode == 0, done.stderr
+        assert list((disk / "edgedistill").rglob("features-*.f16"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -96,6 +97,52 @@ def test_what_another_run_finished_meanwhile_is_only_replaced_by_a_whole_result(
 
     assert cache.get("a.bin", digest(1), while_another_finishes) == b"same"
     assert [path.name for path in cache.folder.iterdir()] == [cache.path("a.bin", digest(1)).name]
+
+
+# Eviction
+
+DAY = 86_400
+
+
+def aged(cache, name, key, days):
+    """A result that was last used so many days ago."""
+    cache.get(name, key, lambda: b"made")
+    path = cache.path(name, key)
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+    return path
+
+
+def test_results_that_nobody_used_for_so_long_are_removed(cache):
+    old = aged(cache, "teacher.safetensors", digest(1), 61)
+    young = aged(cache, "logits.npy", digest(2), 59)
+    half = cache.folder / f".{old.name}.a1b2c3.tmp"
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
+    cache.evict(60)
+    assert list(cache.folder.iterdir()) == [young]
+
+
+def test_a_result_that_is_used_stays(cache):
+    path = aged(cache, "features.f16", digest(1), 100)
+    cache.get("features.f16", digest(1), refuse)
+    cache.evict(60)
+    assert path.exists()
+
+
+def test_only_names_of_results_are_removed(cache):
+    kept = ["notes.txt", "student-best.safetensors", "a-0123.bin", "model.onnx"]
+    cache.folder.mkdir()
+    for name in kept:
+        (cache.folder / name).write_bytes(b"theirs")
+        os.utime(cache.folder / name, (0, 0))
+    cache.evict(60)
+    assert sorted(path.name for path in cache.folder.iterdir()) == sorted(kept)
+
+
+def test_a_cache_that_is_not_there_has_nothing_to_remove(cache):
+    cache.evict(60)
+    assert not cache.folder.exists()
 
 
 def test_the_users_cache_follows_the_environment(monkeypatch, tmp_path):

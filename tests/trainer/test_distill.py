@@ -8,13 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from edgedistill import data, distill, loop
-from edgedistill.distill import Choice
-from edgedistill.errors import SettingsError, TeacherError, TrainingError
-from edgedistill.recipe import Stage
-from edgedistill.students.convnet import ConvNet, ConvNetSpec
-from edgedistill.students.transformer import Transformer
 from tests import teachers_support
 from tests.training_support import (
     BAG,
@@ -30,6 +23,14 @@ from tests.training_support import (
     trainer,
     weights,
 )
+
+from edgedistill import data, distill, loop
+from edgedistill.distill import Choice
+from edgedistill.errors import SettingsError, TeacherError, TrainingError
+from edgedistill.recipe import Stage
+from edgedistill.students.convnet import ConvNet, ConvNetSpec
+from edgedistill.students.transformer import Transformer
+from edgedistill.teachers import TeacherEncoder
 
 LARGER = replace(ENCODER, hidden=32, ffn=32)
 WIDER = ConvNetSpec("separable", width=8, growth=1.0, stages=1, depth=1, kernel=3)
@@ -146,7 +147,7 @@ def test_a_run_may_be_stopped_at_every_step(tmp_path, every_step_is_saved, every
     assert again_and_again(lambda watch: run(trainer(tmp_path / "stopped", progress=watch)), whole)
 
 
-def again_and_again(start, expected, least=4):
+def again_and_again(start, expected, least=3):
     """Stop a run after every two steps, until it is done.  Returns whether it ends as it should."""
     for stops in range(60):
         try:
@@ -421,10 +422,11 @@ def test_a_teacher_whose_classes_stand_in_another_order_is_refused(tmp_path, mon
     made = trainer(tmp_path, found, IMAGES if kind == "image" else BAG, teacher=reference)
     with pytest.raises(TeacherError) as caught:
         made.teacher()
-    sentence = str(caught.value)
-    assert "is at chance on the validation split (balanced accuracy 0.000, chance 0.333)" in sentence
-    assert "check its labels' order" in sentence
-    assert "\n" not in sentence
+    assert str(caught.value) == (
+        f"the teacher {reference} is at chance on the validation split (balanced accuracy 0.000, "
+        "chance 0.333); check its labels' order, its preprocessing and that it was trained for "
+        "these classes"
+    )
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -733,18 +735,32 @@ def test_a_student_just_trained_answers_as_one_from_the_cache(tmp_path, precisio
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("hint-then-soft", "image"), ("attention", "image"), ("hint-then-soft", "text")]
-    + [("attention", "text"), ("relation", "text")],
+    [
+        ("hint-then-soft", "image"),
+        ("attention", "image"),
+        ("hint-then-soft", "text"),
+        ("attention", "text"),
+        ("relation", "text"),
+    ],
 )
 def test_over_cache_mib_the_teacher_runs_in_the_loop_to_the_same_student(
     tmp_path, taught, method, kind
 ):
-    """But for the rounding to float16 on the disk."""
+    """But for the rounding to float16 on the disk, which few steps can make much of."""
+    training = {"epochs": 1, "learning_rate": 0.002}
     found, spec = (stripes(), IMAGES) if kind == "image" else (sentences(), ENCODER)
     students, notes = [], []
     for mib in (2048, 0):
         watch = Watching()
-        made = trainer(tmp_path / str(mib), found, spec, watch, distill=method, cache_mib=mib)
+        made = trainer(
+            tmp_path / str(mib),
+            found,
+            spec,
+            watch,
+            training=training,
+            distill=method,
+            cache_mib=mib,
+        )
         teacher = taught if kind == "text" else made.teacher()
         students.append(made.student(spec, teacher))
         notes.append(" ".join(watch.notes))
@@ -753,7 +769,7 @@ def test_over_cache_mib_the_teacher_runs_in_the_loop_to_the_same_student(
     assert "over cache_mib 0: the teacher runs in every step" in notes[1]
     cached, computed = (s.module.state_dict() for s in students)
     for name, value in cached.items():
-        torch.testing.assert_close(value, computed[name], rtol=0.02, atol=0.02)
+        torch.testing.assert_close(value, computed[name], rtol=0.01, atol=2e-3)
 
 
 def test_features_are_cached_once_for_every_student_of_a_teacher(tmp_path):
@@ -790,6 +806,22 @@ def test_a_teacher_that_shares_no_tokens_cannot_be_compared_token_by_token(tmp_p
     made = trainer(tmp_path, sentences(), ENCODER, distill="hint-then-soft")
     with pytest.raises(SettingsError, match="has no fast tokenizer to share with the student"):
         made.student(ENCODER, replace(taught, tokenizer=None))
+
+
+def test_a_teacher_of_shorter_texts_cannot_be_compared_token_by_token(tmp_path, taught):
+    found = sentences()
+    found.train.x[0] = "good film " * 30
+    short = replace(taught, encoder=TeacherEncoder(taught.encoder._tokenizer, 20))
+    made = trainer(tmp_path, found, ENCODER, distill="hint-then-soft")
+    with pytest.raises(SettingsError) as caught:
+        made.student(ENCODER, short)
+    assert str(caught.value) == (
+        f"stage 'hints' compares tokens: texts have up to 62, and {taught.name} takes 20; "
+        "give max_length = 20, or use --distill soft"
+    )
+    trainer(tmp_path, found, ENCODER, distill="hint-then-soft", max_length=20).student(
+        ENCODER, asked(short, made)
+    )
 
 
 def test_hints_may_be_between_layers_that_the_recipe_names(tmp_path, taught):
@@ -851,7 +883,7 @@ def test_a_loss_that_nobody_has_is_told_before_anything_is_trained(tmp_path):
         Stage(name="x", soft="soft_target"),
         Stage(name="x", features={"hnt": 1.0}, alpha=(0.5,)),
     ):
-        with pytest.raises(SettingsError, match="no loss named '.*'; did you mean"):
+        with pytest.raises(SettingsError, match=r"no loss named '.*'; did you mean"):
             trainer(tmp_path, stages=(stage,))
 
 

@@ -19,10 +19,14 @@ from tests.networks import SEED, exported, student
 from torch import nn
 
 from edgedistill import quantize, verify
+from edgedistill.cost import memory
 from edgedistill.errors import ExportError
 from edgedistill.export import onnx as exporter
+from edgedistill.samples import ArraySamples, TokenSamples
 from edgedistill.students import FAMILIES
 from edgedistill.students.convnet import ConvNetSpec
+from edgedistill.students.static import StaticSpec
+from edgedistill.students.transformer import MAX_TOKENS, TransformerSpec
 from edgedistill_runtime import modelcheck
 from edgedistill_runtime.manifest import Backend
 
@@ -39,6 +43,15 @@ each_file = pytest.mark.parametrize(
 
 def file(spec, precision="float32"):
     return exported("convnet", spec, SHAPE, CLASSES, precision)
+
+
+def answers(model, inputs):
+    """The file's logits through the runtime's engine, one sample a call."""
+    if isinstance(inputs, list):
+        rows = TokenSamples([row[0] for row in inputs], pad=0)
+    else:
+        rows = ArraySamples(torch.from_numpy(inputs))
+    return verify.logits(model, rows, range(len(rows)), Backend("onnx"))
 
 
 def samples(count=64):
@@ -125,15 +138,14 @@ def test_the_file_answers_as_the_module_does(spec):
     module, inputs = student("convnet", spec, SHAPE, CLASSES), samples()
     with torch.no_grad():
         reference = module(torch.from_numpy(inputs)).numpy()
-    answers = verify.logits(file(spec), inputs, Backend("onnx"))
-    assert verify.check_parity(answers, reference, "student") < 1e-3
+    assert verify.check_parity(answers(file(spec), inputs), reference, "student") < 1e-3
 
 
 def test_a_file_that_answers_otherwise_is_refused():
-    answers = np.zeros((4, CLASSES), np.float32)
-    for other in (answers + 1e-2, answers + np.nan):
+    zeros = np.zeros((4, CLASSES), np.float32)
+    for other in (zeros + 1e-2, zeros + np.nan):
         with pytest.raises(ExportError, match="the exported student differs from the torch module"):
-            verify.check_parity(other, answers, "student")
+            verify.check_parity(other, zeros, "student")
 
 
 # What cannot be exported
@@ -242,7 +254,7 @@ def test_activations_are_unsigned_bytes():
 def test_int8_answers_are_near_the_float_ones(spec):
     inputs = samples()
     model = quantize.static_int8(file(spec), exporter.INPUT, inputs)
-    float32, int8 = (verify.logits(m, inputs, Backend("onnx")) for m in (file(spec), model))
+    float32, int8 = (answers(m, inputs) for m in (file(spec), model))
     assert np.abs(int8 - float32).max() < 0.2 * np.abs(float32).max()
     assert not np.array_equal(int8, float32)
 
@@ -258,3 +270,121 @@ def test_the_calibration_samples_set_the_ranges():
 
 def test_the_students_of_these_tests_are_of_the_familys_space():
     assert set(SPECS) <= set(FAMILIES["convnet"].specs(SHAPE))
+    assert TEXTS["narrow"][1] in set(FAMILIES["transformer"].specs((TOKENS,)))
+
+
+# Texts: a length of 1 to as many tokens as a network has positions
+
+TOKENS = 24
+TEXTS = {
+    "bag": ("static", StaticSpec(1000, dim=32, hidden=64)),
+    "bag without hidden layer": ("static", StaticSpec(1000, dim=16, hidden=0)),
+    "narrow": ("transformer", TransformerSpec(2000, 32, layers=2, hidden=96, heads=3, ffn=192)),
+    "wide": ("transformer", TransformerSpec(1000, 64, layers=1, hidden=64, heads=2, ffn=256)),
+}
+each_text = pytest.mark.parametrize("name", TEXTS)
+each_text_file = pytest.mark.parametrize(
+    ("name", "precision"), [(n, p) for n in TEXTS for p in ("float32", "int8")]
+)
+
+
+def text_file(name, precision="float32"):
+    family, spec = TEXTS[name]
+    return exported(family, spec, (TOKENS,), CLASSES, precision)
+
+
+def texts(lengths=(1, 2, 3, 7, TOKENS, 64, MAX_TOKENS)):
+    generator = np.random.default_rng(SEED)
+    return [generator.integers(0, 1000, (1, length)) for length in lengths]
+
+
+@each_text
+def test_a_file_for_texts_answers_as_the_module_does_at_every_length(name):
+    family, spec = TEXTS[name]
+    module = student(family, spec, (TOKENS,), CLASSES)
+    with torch.no_grad():
+        reference = np.concatenate([module(torch.from_numpy(ids)).numpy() for ids in texts()])
+    assert verify.check_parity(answers(text_file(name), texts()), reference, "student") < 1e-4
+
+
+@each_text_file
+def test_a_file_for_texts_takes_ids_of_any_length(name, precision):
+    graph = onnx.load_from_string(text_file(name, precision)).graph
+    ((ids,), (logits,)) = graph.input, graph.output
+    assert (ids.name, logits.name) == (exporter.TEXT_INPUT, exporter.OUTPUT) == ("ids", "logits")
+    assert ids.type.tensor_type.elem_type == TensorProto.INT64
+    one, tokens = ids.type.tensor_type.shape.dim
+    assert (one.dim_value, tokens.dim_param) == (1, "tokens")
+    assert [d.dim_value for d in logits.type.tensor_type.shape.dim] == [1, CLASSES]
+
+
+@each_text_file
+def test_a_file_for_texts_passes_the_boards_own_check(name, precision):
+    modelcheck.check_onnx(text_file(name, precision))
+
+
+@each_text_file
+def test_a_file_for_texts_is_the_same_every_time_and_holds_nothing_of_this_machine(name, precision):
+    family, spec = TEXTS[name]
+    again = exporter.export(student(family, spec, (TOKENS,), CLASSES), (TOKENS,), text=True)
+    again = again if precision == "float32" else quantize.dynamic_int8(again)
+    assert again == text_file(name, precision)
+    proto = onnx.load_from_string(again)
+    for tensor in proto.graph.initializer:
+        tensor.raw_data = b""
+    for trace in ("/", "\\", ".py", "site-packages", "doc_string", "metadata_props"):
+        assert trace not in str(proto)
+
+
+@each_text
+def test_the_length_that_a_network_is_traced_at_is_not_in_its_file(name):
+    family, spec = TEXTS[name]
+    for tokens in (1, 50):
+        other = exporter.export(student(family, spec, (tokens,), CLASSES), (tokens,), text=True)
+        assert other == text_file(name)
+
+
+def test_what_ships_of_a_bag_has_one_table():
+    names = initializers(text_file("bag"))
+    assert [n for n, t in names.items() if t.dims[:1] == [1000]] == ["tokens.weight"]
+    ops = [node.op_type for node in onnx.load_from_string(text_file("bag")).graph.node]
+    assert ops == ["Gather", "ReduceMean", "Gemm", "Relu", "Gemm"]
+
+
+@each_text
+def test_dynamic_int8_is_about_a_quarter_of_the_size(name):
+    share = len(text_file(name, "int8")) / len(text_file(name))
+    assert 0.25 < share < 0.35
+
+
+@each_text
+def test_dynamic_int8_answers_are_near_the_float_ones(name):
+    float32, int8 = (answers(text_file(name, p), texts()) for p in ("float32", "int8"))
+    assert np.abs(int8 - float32).max() < 0.05 * np.abs(float32).max()
+    assert not np.array_equal(int8, float32)
+
+
+@each_text
+def test_dynamic_int8_holds_tables_and_matrices_in_one_byte(name):
+    family, spec = TEXTS[name]
+    stored = initializers(text_file(name, "int8")).values()
+    in_bytes = [t for t in stored if t.data_type in (TensorProto.INT8, TensorProto.UINT8)]
+    matrices = sum(numpy_helper.to_array(t).size for t in in_bytes if len(t.dims) == 2)
+    kernels = FAMILIES[family].kernels(spec, (TOKENS,), CLASSES, "int8")
+    positions = sum(k.weights for k in kernels if k.op == "Slice")  # are added, so stay float32
+    assert matrices == sum(k.weights for k in kernels) - positions
+
+
+@each_text_file
+def test_the_size_of_a_file_for_texts_is_known_before_it_is_made(name, precision):
+    family, spec = TEXTS[name]
+    kernels = FAMILIES[family].kernels(spec, (TOKENS,), CLASSES, precision)
+    estimate = memory.bundle_mib(kernels, precision, 0, 0) * 2**20
+    estimate -= memory.BUNDLE_BYTES + memory.TOKENIZER_BYTES * spec.vocabulary
+    assert estimate == pytest.approx(len(text_file(name, precision)), rel=0.01)
+
+
+def test_quantizing_says_nothing(capfd, caplog):
+    quantize.dynamic_int8(text_file("bag"))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records

@@ -10,7 +10,14 @@ import pytest
 from edgedistill import budget
 from edgedistill.errors import SettingsError
 from edgedistill.profiles import DeviceProfile
-from edgedistill.recipe import Recipe
+from edgedistill.recipe import (
+    TEACHER_TRAINING,
+    TRAINING,
+    Recipe,
+    Stage,
+    TeacherTraining,
+    Training,
+)
 
 LIMITS = ("latency_ms", "peak_ram_mib", "size_mib", "cold_start_ms", "min_retention")
 
@@ -92,7 +99,7 @@ def test_every_option_can_stand_in_the_file_under_the_same_name(write):
     lines = [
         f"{key} = {value!r}" if isinstance(value, str) else f"{key} = {value}"
         for key, value in msgspec.to_builtins(recipe).items()
-        if value is not None and not isinstance(value, dict)
+        if value is not None and not isinstance(value, dict | tuple | bool)
     ]
     assert Recipe.load(write("\n".join(lines))) == recipe
 
@@ -113,7 +120,7 @@ def test_a_wrong_type_names_the_file_and_the_key(write):
     file = write('profile = "rpi4"\nlatency_ms = "fast"\n')
     assert refusal(file) == f"{file}: latency_ms is 'fast'; expected float | null, got str"
     file = write('profile = "rpi4"\n[training]\nepochs = 1.5\n')
-    assert refusal(file) == f"{file}: training.epochs is 1.5; expected int, got float"
+    assert refusal(file) == f"{file}: training.epochs is 1.5; expected int | null, got float"
 
 
 def test_a_wrong_option_is_not_blamed_on_the_file(write):
@@ -148,7 +155,13 @@ def test_a_limit_that_is_none_is_refused(limit, value):
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"weight_decay": -1.0},
-        {"views": 0},
+        {"views": 2},
+        {"views": []},
+        {"views": [0]},
+        {"gate": []},
+        {"gate": [1]},
+        {"trial_epochs": 0},
+        {"patience": 0},
         {"temperature": 0.0},
         {"alpha": []},
         {"alpha": [1.5]},
@@ -169,6 +182,109 @@ def test_a_recipe_is_built_again_from_its_own_fields():
     recipe = Recipe.build(None, {"profile": "rpi4", "training": {"alpha": [0.5]}})
     fields = {name: getattr(recipe, name) for name in recipe.__struct_fields__}
     assert Recipe.build(None, fields) == recipe
+
+
+# What is left out comes from the family, or from the kind of teacher
+
+
+@pytest.mark.parametrize("family", TRAINING)
+def test_training_that_is_left_out_is_the_familys(family):
+    task = "image-classification" if family == "convnet" else "text-classification"
+    assert Recipe(profile="rpi4").training_of(family, task) == TRAINING[family]
+    recipe = Recipe.build(None, {"profile": "rpi4", "training": {"epochs": 3, "gate": [False]}})
+    made = recipe.training_of(family, task)
+    assert (made.epochs, made.gate) == (3, (False,))
+    assert made == msgspec.structs.replace(TRAINING[family], epochs=3, gate=(False,))
+
+
+def test_a_family_of_ones_own_trains_as_the_tasks_first():
+    recipe = Recipe(profile="rpi4")
+    assert recipe.training_of("mine", "image-classification") == TRAINING["convnet"]
+    assert recipe.training_of("mine", "text-classification") == TRAINING["static"]
+
+
+@pytest.mark.parametrize("kind", TEACHER_TRAINING)
+def test_a_teachers_training_that_is_left_out_is_that_of_its_kind(kind):
+    assert Recipe(profile="rpi4").teacher_training_of(kind) == TEACHER_TRAINING[kind]
+    recipe = Recipe.build(None, {"profile": "rpi4", "teacher_training": {"layers": 0}})
+    assert recipe.teacher_training_of(kind) == msgspec.structs.replace(
+        TEACHER_TRAINING[kind], layers=0
+    )
+
+
+def test_every_key_of_training_can_be_given(write):
+    """The keys that may be left out are those of the whole settings, and take the same values."""
+    recipe = Recipe.build(
+        None,
+        {
+            "profile": "rpi4",
+            "training": msgspec.to_builtins(TRAINING["static"]),
+            "teacher_training": msgspec.to_builtins(TeacherTraining(layers=1)),
+        },
+    )
+    assert recipe.training_of("convnet", "image-classification") == TRAINING["static"]
+    assert recipe.teacher_training_of("encoder") == TeacherTraining(layers=1)
+    for given, whole in (("training", Training), ("teacher_training", TeacherTraining)):
+        fields = getattr(recipe, given).__struct_fields__
+        assert fields == whole.__struct_fields__
+
+
+# Methods
+
+
+def test_stages_are_tables_of_the_recipe(write):
+    file = write(
+        """
+        profile = "rpi4"
+        [spec]
+        layers = 2
+        [[stages]]
+        name = "layers"
+        features = {hint = 1.0, attention = 0.5}
+        layers = {"layers.0" = "bert.encoder.layer.2"}
+        epochs = 3
+        [[stages]]
+        name = "answers"
+        soft = "decoupled"
+        alpha = [0.0, 0.9]
+        learning_rate = 1e-4
+        """
+    )
+    recipe = Recipe.load(file)
+    assert recipe.stages == (
+        Stage(
+            name="layers",
+            features={"hint": 1.0, "attention": 0.5},
+            layers={"layers.0": "bert.encoder.layer.2"},
+            epochs=3,
+        ),
+        Stage(name="answers", soft="decoupled", alpha=(0.0, 0.9), learning_rate=1e-4),
+    )
+    assert recipe.spec == {"layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [
+        ({"name": "One"}, "stages[0].name is 'One'; expected str matching regex"),
+        ({"name": "x" * 33}, "stages[0].name is "),
+        ({"name": "x", "features": {"hint": 0}}, "stages[0].features[...]: expected float > 0"),
+        ({"name": "x", "alpha": [2]}, "stages[0].alpha[0] is 2; expected float <= 1.0"),
+        ({"name": "x", "epochs": 0}, "stages[0].epochs is 0; expected int >= 1"),
+        ({"name": "x", "soff": "y"}, "unknown key 'stages[0].soff'; did you mean"),
+        ({}, "key 'stages[0].name' is missing"),
+    ],
+    ids=str,
+)
+def test_a_stage_that_cannot_work_is_refused(stage, sentence):
+    assert refusal(None, profile="rpi4", stages=[stage]).startswith(f"options: {sentence}")
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_control_needs_enough_seeds_for_an_interval(seeds):
+    assert refusal(None, profile="rpi4", control=seeds) == (
+        "options: control needs at least 3 seeds for an interval; 0 leaves it out"
+    )
 
 
 def test_a_profile_and_data_given_by_path_are_named_by_their_files():

@@ -211,6 +211,8 @@ class OneLinear:
     """A user's own family: one linear layer with many weights."""
 
     name = "one-linear"
+    task = "image-classification"
+    quantization = "static"
 
     def specs(self, input_shape):
         return [OneSpec(200_000)]
@@ -241,6 +243,7 @@ def test_a_family_can_be_passed_as_an_object():
 def test_a_family_without_a_spec_for_the_data_is_one_sentence() -> None:
     class Nothing:
         name = "nothing"
+        task = "image-classification"
 
         def specs(self, input_shape: object) -> list[object]:
             return []

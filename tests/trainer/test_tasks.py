@@ -1,18 +1,22 @@
-"""What a task brings: the board's own preprocessing, seeded views, a metric, a teacher."""
+"""What a task brings: the board's own preprocessing, seeded views, a metric."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from tests import teachers_support
+from tests.training_support import BAG, multi_label, sentences, stripes
 
-from edgedistill.data import Split
-from edgedistill.tasks import ImageClassification
+from edgedistill.data import Dataset, Split
+from edgedistill.errors import SettingsError
+from edgedistill.tasks import TOKENIZER, ImageClassification, TextClassification, task_of
 from edgedistill_runtime import preprocess
+from edgedistill_runtime.manifest import Sample
+from edgedistill_runtime.tokenize import TextEncoder
 
 SEED = 7
 SHAPES = [(8, 8, 1), (4, 4, 1), (7, 11, 3), (32, 24, 3)]
-TASK = ImageClassification()
 
 
 def split(shape, count=12):
@@ -20,12 +24,17 @@ def split(shape, count=12):
     return Split(random.integers(0, 256, (count, *shape), np.uint8), np.arange(count) % 3)
 
 
+def task_for(train):
+    sample = Sample(kind="image", dtype="uint8", shape=train.x.shape[1:])
+    return ImageClassification(Dataset("x", sample, ("a", "b", "c"), train, train, train))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_training_sees_bit_for_bit_what_the_board_computes_for_one_image(shape):
-    train = split(shape)
-    steps = TASK.preprocess(train)
+    task = task_for(split(shape))
+    steps = task.preprocessing(None, None).steps
     others = np.random.default_rng(SEED + 1).integers(0, 256, (20, *shape), np.uint8)
-    prepared = TASK.prepare(steps, others)
+    prepared = task.prepare(others)
     on_the_board = preprocess.build(steps)
     assert prepared.dtype == torch.float32
     assert prepared.shape == (20, shape[2], *shape[:2])
@@ -38,22 +47,24 @@ def test_training_sees_bit_for_bit_what_the_board_computes_for_one_image(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_training_images_get_mean_zero_and_deviation_one_in_each_channel(shape):
     train = split(shape, count=200)
-    prepared = TASK.prepare(TASK.preprocess(train), train.x)
+    prepared = task_for(train).prepare(train.x)
     assert prepared.mean((0, 2, 3)).abs().max() < 1e-2
     assert (prepared.std((0, 2, 3)) - 1).abs().max() < 1e-2
 
 
 def test_the_steps_are_plain_values_that_a_manifest_can_hold():
-    for step in TASK.preprocess(split((8, 8, 3))):
+    image = task_for(split((8, 8, 3))).preprocessing(None, None)
+    text = TextClassification(sentences()).preprocessing(BAG, None)
+    for step in (*image.steps, *text.steps):
         for value in step.values():
             values = value if isinstance(value, list) else [value]
-            assert all(type(each) in (str, float) for each in values)
+            assert all(type(each) in (str, float, int) for each in values)
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_images_of_one_value_are_prepared_to_finite_numbers(value):
     train = Split(np.full((10, 8, 8, 1), value, np.uint8), np.arange(10) % 2)
-    prepared = TASK.prepare(TASK.preprocess(train), train.x)
+    prepared = task_for(train).prepare(train.x)
     assert torch.isfinite(prepared).all()
     assert prepared.abs().max() < 1
 
@@ -61,77 +72,174 @@ def test_images_of_one_value_are_prepared_to_finite_numbers(value):
 def test_a_channel_of_one_value_does_not_disturb_the_others():
     train = split((8, 8, 3), count=200)
     train.x[..., 1] = 9
-    prepared = TASK.prepare(TASK.preprocess(train), train.x)
+    prepared = task_for(train).prepare(train.x)
     assert torch.isfinite(prepared).all()
     assert (prepared[:, [0, 2]].std((0, 2, 3)) - 1).abs().max() < 1e-2
 
 
-# Views
-
-
-def prepared_images(shape=(8, 8, 1), count=12):
-    train = split(shape, count)
-    return TASK.prepare(TASK.preprocess(train), train.x)
+# Views of images
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_first_view_is_the_image_itself_and_all_have_its_shape(shape):
-    images = prepared_images(shape)
-    views = TASK.views(images, 4, SEED)
-    assert views.shape == (4, *images.shape)
+    train = split(shape)
+    task = task_for(train)
+    views = task.views(train.x, 4, SEED)
+    images = task.prepare(train.x)
+    assert len(views) == 4
     assert torch.equal(views[0], images)
     for view in views[1:]:
+        assert view.shape == images.shape
         assert torch.isfinite(view).all()
         assert not torch.equal(view, images)
 
 
-def test_one_view_is_the_image_alone():
-    images = prepared_images()
-    assert torch.equal(TASK.views(images, 1, SEED), images[None])
-
-
-def test_views_depend_on_their_seed_and_on_nothing_else_that_is_random():
-    images = prepared_images()
-    one = TASK.views(images, 3, SEED)
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_views_depend_on_their_seed_and_on_nothing_else_that_is_random(kind):
+    task, x = task_and_samples(kind)
+    one = task.views(x, 3, SEED)
     torch.manual_seed(99)
     torch.rand(10)
-    assert torch.equal(TASK.views(images, 3, SEED), one)
-    assert not torch.equal(TASK.views(images, 3, SEED + 1)[1:], one[1:])
+    assert equal(task.views(x, 3, SEED), one)
+    assert not equal(task.views(x, 3, SEED + 1)[1:], one[1:])
 
 
-def test_making_views_leaves_the_global_generator_alone():
+def task_and_samples(kind):
+    found = stripes() if kind == "images" else sentences()
+    return task_of(found, "", 16), found.train.x
+
+
+def equal(views, others):
+    return all(np.array_equal(a, b) for a, b in zip(views, others, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_making_views_leaves_the_global_generators_alone(kind):
+    task, x = task_and_samples(kind)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    TASK.views(prepared_images(), 3, SEED)
+    task.views(x, 3, SEED)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_more_views_begin_with_the_fewer_ones():
-    images = prepared_images()
-    assert torch.equal(TASK.views(images, 5, SEED)[:3], TASK.views(images, 3, SEED))
+@pytest.mark.parametrize("kind", ["images", "texts"])
+def test_more_views_begin_with_the_fewer_ones(kind):
+    task, x = task_and_samples(kind)
+    assert equal(task.views(x, 5, SEED)[:3], task.views(x, 3, SEED))
+    assert equal(task.views(x, 1, SEED), task.views(x, 3, SEED)[:1])
 
 
 def test_a_view_is_no_other_image_only_turned_scaled_and_moved():
-    images = torch.full((6, 1, 8, 8), 0.5)
-    assert torch.allclose(TASK.views(images, 4, SEED), torch.tensor(0.5))
-    images = prepared_images(count=30)
-    views = TASK.views(images, 4, SEED)
+    train = Split(np.full((6, 8, 8, 1), 128, np.uint8), np.arange(6) % 2)
+    task = task_for(train)
+    for view in task.views(train.x, 4, SEED):
+        assert torch.allclose(view, task.prepare(train.x), atol=1e-5)
+    train = split((8, 8, 1), count=30)
+    task = task_for(train)
+    images, *views = task.views(train.x, 4, SEED)
     low, high = images.amin((1, 2, 3)), images.amax((1, 2, 3))
     for view in views:
         assert (view.amin((1, 2, 3)) >= low - 1e-4).all()
         assert (view.amax((1, 2, 3)) <= high + 1e-4).all()
 
 
-# Metric and teacher
+def test_the_rows_of_images_are_view_after_view():
+    train = split((8, 8, 1))
+    task = task_for(train)
+    views = task.views(train.x, 3, SEED)
+    samples = task.samples(views, None)
+    assert len(samples) == 36
+    (batch,) = samples.batch(np.array([2 * 12 + 5]))
+    assert torch.equal(batch[0], views[2][5])
+
+
+# Texts
+
+
+def test_a_view_of_a_text_is_the_text_with_some_words_left_out():
+    task, x = task_and_samples("texts")
+    first, *others = task.views(x, 6, SEED)
+    assert list(first) == list(x)
+    dropped = total = 0
+    for view in others:
+        for text, whole in zip(view, x, strict=True):
+            words = iter(whole.split())
+            assert text.split()
+            assert all(word in words for word in text.split())  # in their order
+            dropped += len(whole.split()) - len(text.split())
+            total += len(whole.split())
+    assert 0.1 < dropped / total < 0.2
+
+
+@pytest.mark.parametrize("text", ["", "   ", "one"])
+def test_a_text_of_few_words_is_never_left_without_any(text):
+    found = sentences()
+    found.train.x[0] = text
+    task = task_of(found, "", 16)
+    for view in task.views(found.train.x, 12, SEED):
+        assert view[0] == text
+
+
+def test_the_tokenizer_is_the_teachers_trimmed_or_one_of_the_texts_own():
+    found = sentences()
+    task = TextClassification(found, max_length=9)
+    tokenizer = teachers_support.word_piece().backend_tokenizer
+    own, trimmed = (task.preprocessing(BAG, t) for t in (None, tokenizer.to_str().encode()))
+    assert own.token_ids is None
+    names = {i: token for token, i in tokenizer.get_vocab().items()}
+    entries = TextEncoder.build(trimmed.files[TOKENIZER], 9, 10_000)
+    assert trimmed.token_ids.shape == (BAG.vocabulary,)
+    assert len(set(trimmed.token_ids.tolist())) == BAG.vocabulary
+    assert {"good", "bad", "[CLS]", "[SEP]"} <= {names[i] for i in trimmed.token_ids.tolist()}
+    theirs = tokenizer.encode("the film was good").ids
+    assert trimmed.token_ids[entries.encode("the film was good")].tolist() == theirs
+    for made in (own, trimmed):
+        assert made.encoder.vocabulary_size == BAG.vocabulary
+        assert made.steps == (
+            {
+                "op": "tokenize",
+                "file": TOKENIZER,
+                "max_length": 9,
+                "max_characters": 10_000,
+            },
+        )
+
+
+def test_training_sees_the_tokens_that_the_board_computes_for_one_text():
+    found = sentences()
+    task = TextClassification(found, max_length=6)
+    made = task.preprocessing(BAG, None)
+    board = TextEncoder.build(made.files[TOKENIZER], 6, 10_000)
+    samples = task.samples([found.test.x], made.encoder)
+    for row, text in enumerate(found.test.x):
+        np.testing.assert_array_equal(samples.one(row)[0], board.encode(text))
+    assert samples.lengths.max() == 6
+
+
+# Metric
 
 
 def test_the_score_is_the_share_of_right_answers():
+    task = task_of(stripes(), "", 16)
     logits = np.array([[2, 1], [0, 3], [1, 0], [5, 1]], np.float32)
-    assert TASK.score(logits, np.array([0, 1, 1, 0])) == 0.75
+    assert task.metric == "accuracy"
+    assert task.score(logits, np.array([0, 1, 1, 0])) == 0.75
+    assert task.scores(logits, np.array([0, 1, 1, 0])).keys() == {"accuracy", "f1_macro"}
+    assert task.postprocess == ({"op": "softmax"},)
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 8, 8), (3, 7, 11)])
-def test_the_teacher_takes_the_images_and_gives_logits(shape):
-    teacher = TASK.teacher(shape, 5).eval()
-    assert teacher(torch.zeros(2, *shape)).shape == (2, 5)
+def test_several_labels_a_sample_are_scored_by_macro_f1():
+    task = task_of(multi_label(sentences()), "", 16)
+    assert task.metric == "f1_macro"
+    answers = np.array([[1, -1, -1], [1, 1, -1], [-1, 1, -1]], np.float32)
+    targets = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+    # of the first class one of two answers is right and none missing; of the second both are
+    assert task.score(answers, targets) == pytest.approx((2 / 3 + 1) / 2)
+    assert task.scores(answers, targets).keys() == {"f1_macro"}
+    assert task.postprocess == ({"op": "sigmoid"},)
+
+
+def test_accuracy_is_not_for_several_labels():
+    with pytest.raises(SettingsError, match="metric 'accuracy' is for one label a sample"):
+        task_of(multi_label(sentences()), "accuracy", 16)

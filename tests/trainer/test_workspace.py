@@ -8,7 +8,7 @@ import pytest
 
 from edgedistill.cache import digest
 from edgedistill.errors import SettingsError
-from edgedistill.recipe import Recipe, Training
+from edgedistill.recipe import GivenTraining, Recipe
 from edgedistill.workspace import open_workspace
 
 
@@ -68,8 +68,10 @@ def test_a_folder_that_was_moved_is_still_that_of_its_recipe(out):
         ({"seed": 7}, "seed was 0 and is 7"),
         ({"latency_ms": 2.5}, "latency_ms was None and is 2.5"),
         ({"data": "cats.npz"}, "data was 'digits' and is 'cats.npz'"),
-        ({"training": Training(epochs=3)}, "training.epochs was 40 and is 3"),
-        ({"training": Training(alpha=(0.5,))}, "training.alpha was [0.0, 0.5, 0.9] and is [0.5]"),
+        ({"training": GivenTraining(epochs=3)}, "training.epochs was None and is 3"),
+        ({"training": GivenTraining(alpha=(0.5,))}, "training.alpha was None and is [0.5]"),
+        ({"distill": "relation"}, "distill was 'soft' and is 'relation'"),
+        ({"spec": {"layers": 2}}, "spec.layers was None and is 2"),
     ],
     ids=str,
 )
@@ -131,6 +133,14 @@ def test_a_file_in_the_folders_place_is_an_error_with_its_name(out):
     assert str(out) in str(caught.value.filename)
 
 
+def test_a_process_that_helps_neither_marks_nor_locks_the_folder(out):
+    with open_workspace(recipe(out), fresh=False, owner=False) as cache:
+        assert cache.folder == out / "work"
+        assert not out.exists()
+    with open_workspace(recipe(out), fresh=False), open_workspace(recipe(out), True, owner=False):
+        assert (out / "work" / "recipe.json").exists()
+
+
 # Starting over
 
 
@@ -150,6 +160,7 @@ def test_fresh_removes_only_files_of_ours(out):
     use(recipe(out))
     work = out / "work"
     ours = ["float32-0123456789abcdef.onnx", ".int8-0123456789abcdef.onnx.a_b3cd4e.tmp"]
+    ours += ["start-0123456789abcdef.bin", "by_hand_2-0123456789abcdef.checkpoint"]
     theirs = ["notes.txt", "student.safetensors", "student-best.safetensors", "a-0123.bin", "x/y"]
     (work / "x").mkdir()
     for name in ours + theirs:

@@ -33,6 +33,7 @@ from edgedistill.features import (
     WithFeatures,
     difference,
     layout,
+    own_path,
     pairs,
     paths,
 )
@@ -192,7 +193,8 @@ class Trainer:
                 )
             if not loaded.trained:
                 plan = self.recipe.teacher_training_of("encoder")
-                loaded.freeze(plan.layers)
+                asked = self.recipe.teacher_training.layers
+                loaded.freeze(min(plan.layers, loaded.layers) if asked is None else asked)
                 network = self._train_teacher(network, encoder, "encoder", loaded.digest)
                 weights = _state_digest(network)
             else:
@@ -220,7 +222,7 @@ class Trainer:
         if isinstance(self.task, ImageClassification):
             norm = (self.task.mean, self.task.std)
         return teachers.load(
-            source or self.recipe.teacher,
+            self.recipe.teacher if source is None else source,
             self.data.task,
             len(self.data.labels),
             self.data.labels,
@@ -565,8 +567,8 @@ class _Run:
         self.learning_rate = stage.learning_rate or self.plan.learning_rate
         self.has_logits = stage.alpha is not None or not stage.features
         self._key = digest(
-            key, _plain(stage), trainer.own_code(stage), self.plan.batch_size, self.plan.weight_decay,
-            self.plan.temperature, self.plan.patience, self.learning_rate,
+            key, _plain(stage), self.plan.batch_size, self.plan.weight_decay,
+            self.plan.temperature, self.plan.patience, self.learning_rate, trainer.own_code(stage),
         )  # fmt: skip
 
     def choose(self, trials: list[Trial]) -> Choice:
@@ -691,6 +693,13 @@ class _Run:
                 f"stage {stage.name!r} compares tokens, and {teacher.name} has no fast tokenizer "
                 "to share with the student; use --distill soft"
             )
+        longest = 0 if samples.lengths is None else int(samples.lengths.max())
+        limit = getattr(teacher.encoder, "max_length", longest)
+        if longest > limit:
+            raise SettingsError(
+                f"stage {stage.name!r} compares tokens: texts have up to {longest}, and "
+                f"{teacher.name} takes {limit}; give max_length = {limit}, or use --distill soft"
+            )
         adapt = outputs.translated(None if teacher.shares_tokens else ids)
         teacher.network.cpu()
         inputs = samples.batch(np.arange(2))
@@ -698,7 +707,7 @@ class _Run:
             stage.features,
             layout(module, inputs),
             layout(teacher.network, adapt(inputs)),
-            stage.layers,
+            {mine: own_path(teacher.network, theirs) for mine, theirs in stage.layers.items()},
             {n: f for n in stage.features if (f := trainer.feature_loss(n))},
         )
         source = outputs.FeatureSource(
@@ -798,7 +807,8 @@ def _above_chance(
     classes = np.unique(targets)
     recalls = [right[targets == c].mean() for c in classes]
     chance = 1 / logits.shape[1]
-    return float(np.mean(recalls)), chance, math.sqrt(chance * (1 - chance) / len(targets))
+    variance = sum(chance * (1 - chance) / (targets == c).sum() for c in classes)
+    return float(np.mean(recalls)), chance, math.sqrt(variance) / len(classes)
 
 
 def _class_weights(data: Dataset) -> Tensor:

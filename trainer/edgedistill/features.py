@@ -6,6 +6,7 @@ from the query and key projections, so any attention implementation will do.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ _PROJECTIONS = (
 )
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")
 
-FeatureLoss = Callable[[Tensor, Tensor], Tensor]
-"""(student, teacher) -> scalar, both (b, tokens, d) or (b, c, h, w) of the teacher's width"""
+FeatureLoss = Callable[..., Tensor]
+"""(student, teacher) -> scalar, both (b, tokens, d) or (b, c, h, w) of the teacher's width; with
+mask=… where it takes it"""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ class Recorder:
         modules = dict(network.named_modules())
         for path in sorted(paths):
             if path not in modules:
-                raise SettingsError(unknown("module path", path, modules))
+                raise SettingsError(unknown("module path", path, filter(None, modules)))
         self.outputs: dict[str, Tensor] = {}
         self._handles = [modules[p].register_forward_hook(self._hook(p)) for p in sorted(paths)]
 
@@ -294,9 +296,11 @@ def difference(
     mask: Tensor | None,
     own: Mapping[str, FeatureLoss],
 ) -> Tensor:
-    """The pair's loss.  mask: (b, tokens), 1 for a token; None for images."""
-    if pair.loss in own:
-        return own[pair.loss](student, teacher)
+    """The pair's loss; maps of different sizes are averaged down to the smaller sides first.
+
+    mask: (b, tokens), 1 for a token; None for images.  A loss of one's own gets it where it takes
+    it.
+    """
     if pair.student.heads:
         return losses.attention(student, teacher, mask)
     if pair.loss == "attention":
@@ -304,6 +308,9 @@ def difference(
     if student.ndim == 4 and student.shape[2:] != teacher.shape[2:]:
         side = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
         student, teacher = (F.adaptive_avg_pool2d(x, side) for x in (student, teacher))
+    if pair.loss in own:
+        takes_mask = "mask" in inspect.signature(own[pair.loss]).parameters
+        return own[pair.loss](student, teacher, **({"mask": mask} if takes_mask else {}))
     if pair.loss == "relation":
         if student.ndim == 4:  # the places of a map are its tokens
             student, teacher = (x.flatten(2).transpose(1, 2) for x in (student, teacher))
@@ -311,6 +318,13 @@ def difference(
         heads = math.gcd(math.gcd(student.shape[-1], teacher.shape[-1]), RELATION_HEADS)
         return losses.relation(student, teacher, mask, heads)
     return losses.hint(student, teacher, mask if student.ndim == 3 else None)
+
+
+def own_path(network: nn.Module, path: str) -> str:
+    """The path in a teacher of a module of the user's own model, which stands inside of it."""
+    modules = dict(network.named_modules())
+    inside = ("", "model.", "network.", "network.model.")
+    return next((f"{place}{path}" for place in inside if f"{place}{path}" in modules), path)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

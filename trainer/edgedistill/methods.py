@@ -8,6 +8,9 @@ relation        relations of the last layer first (MiniLMv2, Wang et al. 2021)
 assistant       a network of middle size learns from the teacher, and the student from it
                 (Mirzadeh et al. 2020)
 finetune        soft targets alone, unlabelled data too; then the labels alone
+
+Another package offers a method as an entry point of the group `edgedistill.methods`: a function
+like those of `METHODS`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from collections.abc import Callable
 from typing import Any
 
 from edgedistill.cost.kernels import total_parameters
-from edgedistill.errors import SettingsError, unknown
+from edgedistill.errors import SettingsError
+from edgedistill.plugins import offered
 from edgedistill.recipe import Recipe, Stage, Training
 from edgedistill.students import Family
 
+ENTRY_POINTS = "edgedistill.methods"
 SOFT = Stage(name="soft")
 FEATURE_SHARE = 1 / 3
 """Epochs of a stage on features, as a share of the student's."""
@@ -71,9 +76,10 @@ METHODS: dict[str, Callable[[Training, str], tuple[Stage, ...]]] = {
 
 def stages(recipe: Recipe, training: Training, task: str) -> tuple[Stage, ...]:
     """The stages of a recipe.  Raises SettingsError for a method that is not known."""
-    if recipe.distill not in METHODS:
-        raise SettingsError(unknown("distillation method", recipe.distill, METHODS))
-    made = recipe.stages or METHODS[recipe.distill](training, task)
+    method = METHODS.get(recipe.distill) or offered(
+        ENTRY_POINTS, "distillation method", recipe.distill, METHODS
+    )
+    made = recipe.stages or tuple(method(training, task))
     names = [stage.name for stage in made]
     if len(set(names)) < len(names):
         raise SettingsError("two stages have the same name; give each its own")

@@ -19,10 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgedistill.features import Feature, Recorder
-from edgedistill.samples import Index, Inputs, Samples, evaluation_batches
+from edgedistill.samples import (
+    ACCELERATOR_TOKENS,
+    EVALUATION_TOKENS,
+    Index,
+    Inputs,
+    Samples,
+    evaluation_batches,
+)
 from edgedistill_runtime.files import write_atomically
 
 FEATURE_BATCH = 64
+FLOAT16_MAX = 65504.0
 
 
 def answers(
@@ -35,8 +43,9 @@ def answers(
     network.to(device).eval()
     made: NDArray[np.float32] | None = None
     done = 0
+    tokens = EVALUATION_TOKENS if device.type == "cpu" else ACCELERATOR_TOKENS
     with torch.no_grad():
-        for rows in evaluation_batches(samples):
+        for rows in evaluation_batches(samples, tokens):
             inputs = (x.to(device) for x in samples.batch(rows))
             logits = network(*inputs).float().cpu().numpy()
             if made is None:
@@ -151,7 +160,10 @@ class FeatureSource:
     def _rows(self, tell: Callable[[float], None]) -> Iterator[bytes]:
         for start in range(0, len(self.samples), FEATURE_BATCH):
             rows = np.arange(start, min(start + FEATURE_BATCH, len(self.samples)))
-            values = [v.half().cpu().numpy() for v in self.compute(rows).values()]
+            values = [
+                v.clamp(-FLOAT16_MAX, FLOAT16_MAX).half().cpu().numpy()
+                for v in self.compute(rows).values()
+            ]
             for i, row in enumerate(rows):
                 length = 1 if self.samples.lengths is None else int(self.samples.lengths[row])
                 for shape, value in zip(self._shapes, values, strict=True):

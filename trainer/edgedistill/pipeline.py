@@ -26,7 +26,7 @@ def plan(recipe: Recipe, student: Family | None = None) -> Plan:
 def fit(
     recipe: Recipe | None = None,
     *,
-    student: Family | None = None,
+    student: Family | str | None = None,
     teacher: Any = None,
     losses: Mapping[str, Callable[..., Any]] | None = None,
     fresh: bool = False,
@@ -36,13 +36,17 @@ def fit(
     """Distil a student that fits the board, and pack it.
 
     recipe, options: what to fit; options are fields of `Recipe` and win.
-    student: a family object in place of the recipe's family name.
-    teacher: a torch module in place of the recipe's teacher (see docs/adding-a-teacher.md).
-    losses: functions by the names that [[stages]] give them (see docs/adding-a-loss.md).
+    student: a family by name, or an object of your own (docs/adding-a-student.md).
+    teacher: as in a recipe, or a torch module of your own (docs/adding-a-teacher.md).
+    losses: functions by the names that [[stages]] give them (docs/adding-a-loss.md).
     fresh: forget the finished stages of an earlier run in the same folder.
     Returns paths and report; `result.exit_code` is 1 if the packed file misses a limit.
     Raises OverBudget if no student fits, SettingsError, DataError or TeacherError if it cannot run.
     """
+    if isinstance(student, str):
+        options["student"], student = student, None
+    if isinstance(teacher, str):
+        options["teacher"], teacher = teacher, None
     if recipe is None or options:
         given = {} if recipe is None else {f: getattr(recipe, f) for f in recipe.__struct_fields__}
         recipe = Recipe.build(None, given | options)
@@ -54,7 +58,8 @@ def fit(
     candidates = setting.plan().require()
     from edgedistill.processes import Processes  # torch from here on
 
-    processes = Processes(recipe.device, recipe.mixed_precision, recipe.log, recipe.out_folder)
+    logs = recipe.out_folder / "work" / "logs"
+    processes = Processes(recipe.device, recipe.mixed_precision, recipe.log, logs)
     with open_workspace(recipe, fresh, processes.main) as work:
         from edgedistill.delivery import Delivery
 

@@ -13,7 +13,8 @@ def offered(group: str, what: str, name: str, known: Iterable[str]) -> Any:
     """The object that an installed package offers as `name` in the entry-point group.
 
     what: "loss", "student family", …, for errors.  known: the built-in names, which are looked up
-    first and cannot be replaced.  Raises SettingsError if nobody offers it, or two packages do.
+    first and cannot be replaced.  Raises SettingsError if nobody offers it, two packages do, or it
+    cannot be loaded.
     """
     found = entry_points(group=group)
     named = [point for point in found if point.name == name]
@@ -25,4 +26,9 @@ def offered(group: str, what: str, name: str, known: Iterable[str]) -> Any:
             f"the {what} {name!r} is offered {len(named)} times ({packages}); "
             "uninstall all but one of the packages"
         )
-    return named[0].load()
+    try:
+        return named[0].load()
+    except Exception as error:  # whatever a foreign module does when it is imported
+        raise SettingsError(
+            f"the {what} {name!r} ({named[0].value}) cannot be loaded: {error}"
+        ) from error

@@ -29,7 +29,8 @@ class Processes:
             raise SettingsError(f"this machine has no {device} device; leave --device out")
         try:
             self.accelerator = Accelerator(
-                cpu=device == "cpu",
+                # told that there is nothing else, it lets processes train together on a CPU
+                cpu=device == "cpu" or not torch.accelerator.is_available(),
                 mixed_precision=mixed_precision,
                 log_with=log or None,
                 project_dir=folder if log else None,
@@ -77,7 +78,8 @@ class Processes:
         """Take off what `prepare` put on the network, such as autocast, and forget all it knew."""
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             vars(network).pop(name, None)
-        self.accelerator.free_memory()
+        for known in (self.accelerator._models, self.accelerator._optimizers):
+            known.clear()  # free_memory would collect garbage too, a third of a second
 
 
 def _first_sentence(error: Exception, mixed_precision: str) -> str:

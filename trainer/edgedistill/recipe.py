@@ -88,7 +88,8 @@ if TYPE_CHECKING:
 
     class GivenTraining(Settings, frozen=True): ...
 
-    class GivenTeacherTraining(Settings, frozen=True): ...
+    class GivenTeacherTraining(Settings, frozen=True):
+        layers: int | None = None
 
 else:
     GivenTraining, GivenTeacherTraining = _partial(Training), _partial(TeacherTraining)

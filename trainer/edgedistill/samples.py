@@ -16,7 +16,9 @@ from torch import Tensor
 Inputs = tuple[Tensor, ...]
 """What a network is called with."""
 Index = NDArray[np.int64]
-EVALUATION_TOKENS = 16_384
+EVALUATION_TOKENS = 1024
+"""Of a batch that learns nothing: its activations stay in a core's cache."""
+ACCELERATOR_TOKENS = 16_384
 EVALUATION_ROWS = 512
 
 
@@ -91,8 +93,8 @@ class TokenSamples:
         return TokenSamples(np.split(self._ids, self._starts[1:])[:count], self.pad)
 
 
-def evaluation_batches(samples: Samples) -> Iterator[Index]:
-    """All rows, in batches of like lengths and like cost."""
+def evaluation_batches(samples: Samples, tokens: int = EVALUATION_TOKENS) -> Iterator[Index]:
+    """All rows, in batches of like lengths and like cost.  tokens: about so many in a batch."""
     if samples.lengths is None:
         rows = np.arange(len(samples))
         yield from (rows[i : i + EVALUATION_ROWS] for i in range(0, len(rows), EVALUATION_ROWS))
@@ -100,7 +102,7 @@ def evaluation_batches(samples: Samples) -> Iterator[Index]:
     order, start = np.argsort(samples.lengths, kind="stable"), 0
     while start < len(order):
         # the longest comes last; one more doubling round is not worth its code
-        count = max(1, EVALUATION_TOKENS // int(samples.lengths[order[start]]))
+        count = max(1, tokens // int(samples.lengths[order[start]]))
         rows = order[start : start + min(count, EVALUATION_ROWS)]
         yield rows
         start += len(rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill import budget, data, search
+from edgedistill import budget, data, methods, search
 from edgedistill.data import Dataset
 from edgedistill.errors import SettingsError, unknown
 from edgedistill.profiles import Choice, DeviceProfile
@@ -65,6 +65,7 @@ class Setting:
                 f"max_length is {recipe.max_length}; the student family {chosen.name!r} takes at "
                 f"most {most} tokens"
             )
+        methods.stages(recipe, recipe.training_of(chosen.name, found.task), found.task)  # known?
         size = None
         if found.task == "text-classification":
             found, size = _measured(found, recipe)

@@ -39,7 +39,8 @@ def open_workspace(recipe: Recipe, fresh: bool, owner: bool = True) -> Iterator[
         )
     work.mkdir(parents=True, exist_ok=True)
     with _lock(work / "lock", out):
-        if mark.exists() and mark.read_bytes() != content and not fresh:
+        other = mark.exists() and mark.read_bytes() != content
+        if other and not fresh and _has_results(out, work):
             raise SettingsError(
                 f"{out}: belongs to another recipe ({_difference(mark, recipe)}); "
                 "choose another folder with --out, or start over with --fresh"
@@ -74,6 +75,12 @@ def _is_used(out: Path, work: Path) -> bool:
     return any(path != work for path in out.iterdir()) or not all(
         started.fullmatch(path.name) for path in inside
     )
+
+
+def _has_results(out: Path, work: Path) -> bool:
+    """Whether a student was trained here, or half trained: not after a run that was refused."""
+    trained = [*work.glob("student-*.safetensors"), *work.glob("*.checkpoint")]
+    return bool(trained) or (out / "model.edge").exists()
 
 
 def _clear(work: Path) -> None:

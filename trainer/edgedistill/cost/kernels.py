@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WEIGHT_BYTES = {"float32": 4, "int8": 1}
+FLOAT_OPS = frozenset(("Add", "BiasGelu", "LayerNormalization", "Slice"))
+"""Operators whose constants stay float32 in an int8 file."""
+DYNAMIC_OPS = frozenset(("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"))
+"""Operators with int8 weights that find the range of their input at each call."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,29 @@ def total_parameters(kernels: tuple[Kernel, ...]) -> int:
 
 
 def weight_bytes(kernels: tuple[Kernel, ...], precision: str) -> int:
-    """Bytes of the constants as stored: int8 keeps biases as int32, with a scale a channel."""
-    per_bias = 4 if precision == "float32" else 4 + 4 + 4 + 1 + 4
-    return sum(k.weights * WEIGHT_BYTES[precision] + k.biases * per_bias for k in kernels)
+    """Bytes of the constants as stored."""
+    return sum(_stored(kernel, precision) for kernel in kernels)
+
+
+def _stored(kernel: Kernel, precision: str) -> int:
+    """In int8, biases are int32 with a scale a channel, or float32 where ranges are dynamic."""
+    if precision == "float32" or kernel.op in FLOAT_OPS:
+        return 4 * (kernel.weights + kernel.biases)
+    if kernel.op in DYNAMIC_OPS:  # a column has a scale and a zero
+        return kernel.weights + 4 * kernel.biases + (4 + 1) * kernel.output[-1]
+    return kernel.weights + (4 + 4 + 4 + 1 + 4) * kernel.biases
+
+
+def table_rows(kernels: Sequence[Kernel]) -> int:
+    """Rows of the embedding tables: the size of a text model's vocabulary, 0 for images."""
+    return sum(k.weights // k.output[-1] for k in kernels if k.op == "Gather")
+
+
+def moved_elements(kernel: Kernel) -> int:
+    """Elements that a call reads and writes: of an embedding table only the rows it looks up."""
+    weights = 0 if kernel.op in ("Gather", "Slice") else kernel.weights
+    data = kernel.output if kernel.op == "Slice" else kernel.input
+    return weights + math.prod(data) + math.prod(kernel.output)
 
 
 def peak_activation_bytes(kernels: tuple[Kernel, ...]) -> int:

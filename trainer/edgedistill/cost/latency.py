@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from edgedistill.cost.kernels import WEIGHT_BYTES, Kernel
+from edgedistill.cost.kernels import WEIGHT_BYTES, Kernel, moved_elements
 from edgedistill.profiles import DeviceProfile, Published, names
 
 ANCHOR = "mobilenet-v1-1.0-224"
@@ -78,7 +78,7 @@ def _memory_ms(kernels: Sequence[Kernel], profile: DeviceProfile, precision: str
     if profile.memory.copy_mb_s is None:
         return 0.0
     size = WEIGHT_BYTES[precision]
-    moved = sum(size * (k.weights + math.prod(k.input) + math.prod(k.output)) for k in kernels)
+    moved = sum(size * moved_elements(k) for k in kernels)
     return moved / (2 * profile.memory.copy_mb_s * 1e6) * 1e3
 
 

@@ -8,11 +8,10 @@ package offers as an entry point of the group `edgedistill.students`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgedistill.cost.kernels import Kernel
-from edgedistill.errors import SettingsError, unknown
+from edgedistill.plugins import offered
 from edgedistill.students.convnet import ConvNet
 from edgedistill.students.source import Source
 from edgedistill.students.static import Static
@@ -76,26 +75,6 @@ def family(name: str | Family) -> Family:
         return name
     if name in FAMILIES:
         return FAMILIES[name]
-    offered = entry_points(group=ENTRY_POINTS)
-    named = [point for point in offered if point.name == name]
-    if not named:
-        raise SettingsError(unknown("student family", name, {*FAMILIES, *offered.names}))
-    if len(named) > 1:
-        packages = ", ".join(sorted(point.value for point in named))
-        raise SettingsError(
-            f"the student family {name!r} is offered {len(named)} times ({packages}); "
-            "uninstall all but one of the packages"
-        )
-    return _load(named[0])
-
-
-def _load(point: Any) -> Family:
-    """The object that an entry point names; a class is called without arguments."""
-    try:
-        found = point.load()
-        made: Family = found() if isinstance(found, type) else found
-    except Exception as error:  # whatever a foreign module does when it is imported
-        raise SettingsError(
-            f"the student family {point.name!r} ({point.value}) cannot be loaded: {error}"
-        ) from error
+    found = offered(ENTRY_POINTS, "student family", name, FAMILIES)
+    made: Family = found() if isinstance(found, type) else found
     return made

@@ -20,11 +20,9 @@ from edgedistill.students.source import Source, uniform_layers
 from edgedistill.students.textmodules import Attention, Bag, Embeddings, Layer, TextTransformer
 
 TOKEN_BATCH = 512
-SMOOTHING = 1e-3
-"""A token's weight is a / (a + its frequency), with this a (Arora et al. 2017, "A simple but
-tough-to-beat baseline for sentence embeddings")."""
-VECTOR_RMS = 0.2
-"""Size of the entries of adopted token vectors, over the data."""
+VECTOR_RMS = 0.5
+"""Size of the entries of adopted token vectors, over the data.  0.4 and 0.8 do equally well on
+tweets, 0.2 costs a point."""
 NOTHING = "nothing taken over: "
 
 
@@ -46,10 +44,8 @@ def token_vectors(student: nn.Module, source: Source) -> str:
     vectors = (outputs - centre) @ components.T
     size = ((vectors**2).mean(1) * weights).sum() / weights.sum()
     taken = vectors.shape[1]
-    frequency = torch.from_numpy(counts / max(1, counts.sum())).float()
     with torch.no_grad():
         student.tokens.weight[:, :taken] = vectors * (VECTOR_RMS / size.sqrt())
-        student.weights.weight[:, 0] = SMOOTHING / (SMOOTHING + frequency)
     return (
         f"vectors of {len(outputs):,} tokens, {taken} main components of the teacher's "
         f"{outputs.shape[1]}"
@@ -134,7 +130,7 @@ def _cut_embeddings(
     _copy(into.norm, teacher.norm, dims)
     if source.token_ids is None:
         return
-    rows = teacher.tokens[torch.from_numpy(source.token_ids)][:, dims]
+    rows = teacher.tokens[torch.from_numpy(source.token_ids)][:, dims].float().cpu()
     if isinstance(into.project, nn.Identity):
         into.tokens.weight.copy_(rows)
         return

@@ -153,6 +153,7 @@ def activity(
     finally:
         for hook in hooks:
             hook.remove()
+    assert sums, "there must be some data to measure on"
     names = [f.name for f in fields(LayerActivity)]
     return tuple(
         LayerActivity(**{name: sums[i, name].cpu() for name in names})

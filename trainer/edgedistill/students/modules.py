@@ -34,7 +34,7 @@ class Classifier(nn.Module):
 
 
 def as_if_trained(module: nn.Module) -> nn.Module:
-    """Give an untrained module's batch norms weights and statistics such as training leaves.
+    """Give an untrained module's norms weights and statistics such as training leaves.
 
     An exporter leaves out biases of zero and scales of one, so the file of a fresh module is
     smaller than the trained one's.  Uses torch's global random state.
@@ -47,8 +47,7 @@ def as_if_trained(module: nn.Module) -> nn.Module:
                 tensor.normal_()
             for tensor in (norm.running_var, norm.weight):
                 tensor.uniform_(0.5, 2.0)
+        for layer_norm in (m for m in module.modules() if isinstance(m, nn.LayerNorm)):
+            layer_norm.weight.uniform_(0.5, 2.0)
+            layer_norm.bias.normal_()
     return module.eval()
-
-
-def parameters(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

@@ -7,13 +7,14 @@ https://arxiv.org/abs/1909.11942).  Classes come from the mean over tokens.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgedistill.cost.kernels import Kernel, gather, linear
 from edgedistill.students.source import Source
-from edgedistill.students.static import VOCABULARIES
+from edgedistill.students.static import VOCABULARIES, capacity_rows
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,12 @@ class Transformer:
             MAX_TOKENS,
             classes,
         )
+
+    def capacity(self, spec: TransformerSpec) -> float:
+        """Weights of the layers, times what the table adds, by the logarithm of its sizes."""
+        layer = spec.hidden * (4 * spec.hidden + 2 * spec.ffn)
+        table = math.log2(capacity_rows(spec.vocabulary)) * math.log2(2 * spec.embedding)
+        return spec.layers * layer * table
 
     def adopt(self, student: torch.nn.Module, spec: TransformerSpec, source: Source) -> str:
         """The teacher's layers, evenly spread, cut to the student's widths."""

@@ -1,6 +1,8 @@
 """Where a teacher comes from, and how it is asked.
 
-`load` takes a local folder or hub id of transformers, `package.module:function`, or an ONNX file.
+`load` takes a local folder or hub id of transformers, `package.module:function`, an ONNX file, a
+module, or the name of a function that another package offers as an entry point of the group
+`edgedistill.teachers`.
 `auto_image_teacher` and `auto_text_teacher` are networks that are trained on the spot, where
 nobody brings one.  Whatever it is, its `network` takes the student's batches: its own
 preprocessing stands inside.
@@ -9,8 +11,13 @@ preprocessing stands inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from torch import nn
 
 from edgedistill.errors import SettingsError, TeacherError, unknown
+from edgedistill.plugins import offered
 from edgedistill.teachers import factory, huggingface, onnx_file
 from edgedistill.teachers.auto import auto_image_teacher, auto_text_teacher
 from edgedistill.teachers.images import Normalization
@@ -19,6 +26,7 @@ from edgedistill.teachers.request import TASKS, Request
 from edgedistill.teachers.text import TeacherEncoder
 
 __all__ = [
+    "ENTRY_POINTS",
     "LoadedTeacher",
     "Network",
     "Normalization",
@@ -29,9 +37,11 @@ __all__ = [
     "load",
 ]
 
+ENTRY_POINTS = "edgedistill.teachers"
+
 
 def load(
-    source: str,
+    source: str | nn.Module,
     task: str,
     classes: int,
     labels: Sequence[str],
@@ -51,18 +61,21 @@ def load(
     """
     if task not in TASKS:
         raise SettingsError(unknown("task", task, TASKS))
-    request = Request(
-        source, task, classes, tuple(labels), max_length, trust_remote_code, image_norm
-    )
-    if source.lower().endswith(".onnx"):
+    name = source if isinstance(source, str) else type(source).__name__
+    request = Request(name, task, classes, tuple(labels), max_length, trust_remote_code, image_norm)
+    if not isinstance(source, str):
+        teacher = factory.of(source, request)
+    elif source.lower().endswith(".onnx"):
         teacher = onnx_file.load(request)
     elif factory.is_reference(source):
         teacher = factory.load(request)
+    elif source in entry_points(group=ENTRY_POINTS).names and not Path(source).exists():
+        teacher = factory.made_by(offered(ENTRY_POINTS, "teacher", source, ()), request)
     else:
         teacher = huggingface.load(request)
     if teacher.labels is not None or teacher.outputs is not None:
         try:
             columns(teacher.labels, request.labels, teacher.outputs)
         except TeacherError as error:
-            raise TeacherError(f"{source}: {error}") from None
+            raise TeacherError(f"{name}: {error}") from None
     return teacher

@@ -1,4 +1,5 @@
-"""`package.module:function`: a teacher that the user's own code builds."""
+"""A teacher that the user's own code builds: a module, or the function that makes it, named as
+`package.module:function` or by an entry point."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -42,13 +43,47 @@ class _Network(nn.Module):
 
 
 def load(request: Request) -> LoadedTeacher:
-    """Call the function without arguments; it returns the network.
+    """What `package.module:function` returns."""
+    path, _, name = request.source.partition(":")
+    with _working_folder_first():
+        try:
+            module = importlib.import_module(path)
+        except Exception as error:  # the user's code may raise anything
+            raise TeacherError(
+                f"{request.source}: {path!r} cannot be imported ({_told(error)}); give "
+                "module:function of an installed package or of a file in this folder"
+            ) from error
+        function = getattr(module, name, None)
+        if not callable(function):
+            known = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+            raise TeacherError(f"{request.source}: {unknown('function', name, known)}")
+        return made_by(function, request)
 
-    Text: called with (ids, mask), of the student's tokens, or of its own where it has an attribute
-    `tokenizer` (a fast one).  Images: with pixels of 0 to 1.  Audio: with waveforms.  An attribute
-    `labels` names its classes.
+
+def made_by(function: Callable[[], Any], request: Request) -> LoadedTeacher:
+    """Call the function without arguments; it returns the network."""
+    try:
+        model = function()
+    except Exception as error:
+        raise TeacherError(
+            f"{request.source}: the function failed ({_told(error)}); it is called "
+            "without arguments and returns a torch.nn.Module"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise TeacherError(
+            f"{request.source}: the function returned a {type(model).__name__}; it must return a "
+            "torch.nn.Module"
+        )
+    return of(model, request, inspect.getmodule(function))
+
+
+def of(model: nn.Module, request: Request, module: ModuleType | None = None) -> LoadedTeacher:
+    """The user's network itself.  module: where it was made, if known.
+
+    Text: called with (ids, mask) of the tokens of its attribute `tokenizer` (a fast one).  Images:
+    with pixels of 0 to 1.  Audio: with waveforms.  An attribute `labels` names its classes.
     """
-    model, module = _built(request.source)
+    model = model.float()
     encoder = inputs = None
     if request.task == "text-classification":
         encoder = _encoder(request, model)
@@ -68,35 +103,6 @@ def load(request: Request) -> LoadedTeacher:
         tokenizer_json=None if encoder is None else encoder.json,
         body=_body(model),
     )
-
-
-def _built(source: str) -> tuple[nn.Module, ModuleType]:
-    path, _, name = source.partition(":")
-    with _working_folder_first():
-        try:
-            module = importlib.import_module(path)
-        except Exception as error:  # the user's code may raise anything
-            raise TeacherError(
-                f"{source}: {path!r} cannot be imported ({_told(error)}); give "
-                "module:function of an installed package or of a file in this folder"
-            ) from error
-        function = getattr(module, name, None)
-        if not callable(function):
-            known = [n for n, value in vars(module).items() if inspect.isfunction(value)]
-            raise TeacherError(f"{source}: {unknown('function', name, known)}")
-        try:
-            model = function()
-        except Exception as error:
-            raise TeacherError(
-                f"{source}: the function failed ({_told(error)}); it is called "
-                "without arguments and returns a torch.nn.Module"
-            ) from error
-    if not isinstance(model, nn.Module):
-        raise TeacherError(
-            f"{source}: the function returned a {type(model).__name__}; it must return a "
-            "torch.nn.Module"
-        )
-    return model.float(), module
 
 
 @contextmanager
@@ -146,11 +152,13 @@ def _body(model: nn.Module) -> nn.Module | None:
     return body if isinstance(body, nn.Module) and hasattr(model, "config") else None
 
 
-def _code(model: nn.Module, module: ModuleType) -> bytes:
+def _code(model: nn.Module, module: ModuleType | None) -> bytes:
     """SHA-256 over the code that answers: the module of the function, and every class in use."""
     total = hashlib.sha256(f"{torch.__version__}\n{model}".encode())
     classes = {f"{type(m).__module__}.{type(m).__qualname__}": type(m) for m in model.modules()}
-    things: list[Any] = [module, *(classes[name] for name in sorted(classes))]
+    things: list[Any] = [classes[name] for name in sorted(classes)]
+    if module is not None:
+        things.insert(0, module)
     for thing in things:
         try:
             total.update(inspect.getsource(thing).encode())

@@ -85,6 +85,11 @@ class LoadedTeacher:
     sample_rate_hz: int | None = None
     """Of the waveforms that an audio teacher takes."""
 
+    @property
+    def layers(self) -> int:
+        """Layers of the base model."""
+        return 0 if self.body is None else len(_anatomy(self.body)[0])
+
     def freeze(self, last_layers: int) -> None:
         """Let only the head and the last layers be trained; 0: the head alone.
 
