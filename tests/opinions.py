@@ -99,6 +99,7 @@ def _save(folder: Path, auto: str, labels: Sequence[str] = (), steps: int = 0) -
     config = make(
         vocab_size=made.vocab_size, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=128, max_position_embeddings=48, hidden_dropout_prob=0.0,
+        initializer_range=0.1,
     )  # fmt: skip
     if labels:
         config.id2label = dict(enumerate(labels))
@@ -115,7 +116,7 @@ def _save(folder: Path, auto: str, labels: Sequence[str] = (), steps: int = 0) -
 
 def _train(model: Any, made: Any, steps: int) -> None:
     rows = sentences(32 * steps, seed=1)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for step in range(steps):
         texts, labels = zip(*rows[32 * step : 32 * (step + 1)], strict=True)
         batch = made(list(texts), padding=True, return_tensors="pt")

@@ -37,7 +37,7 @@ case $arch in
     model="Raspberry Pi 4 Model B Rev 1.4"
     cpu_features="fp asimd evtstrm crc32 cpuid" cpu_architecture=8 cpu_part=0xd08
     apt_extra=()
-    wheels="numpy==1.26.4 onnxruntime==1.32.0 click==8.5.1"
+    wheels="numpy==1.26.4 onnxruntime==1.32.0 click==8.5.1 tokenizers==0.23.3"
     platforms=(manylinux_2_34_aarch64 manylinux_2_28_aarch64 manylinux_2_27_aarch64
                manylinux_2_17_aarch64 manylinux2014_aarch64 any)
     ;;

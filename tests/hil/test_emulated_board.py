@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import opinions
+from tests.conftest import Fitted, run_fit
 
 from edgedistill_runtime import load
 
@@ -92,6 +94,42 @@ def test_one_flipped_byte_is_refused_in_one_sentence(
         done = loaded_board.runtime(*command)
         assert done.returncode == 2
         assert_one_sentence(done.stderr)
+
+
+@pytest.mark.parametrize("family", ["static", "transformer"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_text_bundle_answers_on_the_board_as_on_the_host(
+    board: Any, tmp_path: Path, cache: Path, family: str, precision: str
+) -> None:
+    fitted = fit_texts(tmp_path, cache, family, precision)
+    board.put(fitted.bundle, BUNDLE)
+    board.put(fitted.out / "test.jsonl", "test.jsonl")
+    verified = board.runtime("verify", BUNDLE)
+    assert verified.returncode == 0, verified.stderr
+    evaluated = result(board.runtime("evaluate", BUNDLE, "test.jsonl", "--json", timeout=300))
+    assert evaluated["value"] == pytest.approx(fitted.report["student"]["metric"], abs=0.02)
+    texts = ["what a great day", "", "Schöne Grüße, not so bad 😀", "word " * 500]
+    lines = "".join(json.dumps({"input": text}) + "\n" for text in texts)
+    (tmp_path / "texts.jsonl").write_text(lines, encoding="utf-8")
+    board.put(tmp_path / "texts.jsonl", "texts.jsonl")
+    done = board.runtime("predict", BUNDLE, "texts.jsonl")
+    assert done.returncode == 0, done.stderr
+    model = load(fitted.bundle)
+    for line, here in zip(done.stdout.splitlines(), map(model.predict, texts), strict=True):
+        assert json.loads(line)["scores"] == pytest.approx(here.scores, abs=0.02)
+
+
+def fit_texts(folder: Path, cache: Path, family: str, precision: str) -> Fitted:
+    """A small bundle for texts, from a teacher that nobody had to train."""
+    data = opinions.write_csv(folder / "opinions.csv", opinions.sentences(240))
+    spec = opinions.STATIC if family == "static" else opinions.ENCODER
+    options = opinions.recipe(
+        data, family, spec, teacher="tests.opinions:Counts", precision=precision
+    )
+    out = folder / "out"
+    done = run_fit(out, cache, str(opinions.write_toml(folder / "recipe.toml", options)))
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    return Fitted(out, report, done.stdout, done.stderr)
 
 
 def test_a_32_bit_board_runs_the_command_line(armhf_board: Any) -> None:

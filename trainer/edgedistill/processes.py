@@ -38,6 +38,8 @@ class Processes:
         except (ValueError, ImportError) as error:
             raise SettingsError(_first_sentence(error, mixed_precision)) from error
         self.device: torch.device = self.accelerator.device
+        if mixed_precision == "fp16" and self.device.type == "cpu":  # accelerate would leave it out
+            raise SettingsError("mixed_precision 'fp16' is not possible on a CPU; use bf16 or no")
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.main: bool = self.accelerator.is_main_process
         self._logs = bool(log)
