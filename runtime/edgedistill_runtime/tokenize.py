@@ -29,6 +29,8 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, vocabulary: Vocabulary, max_characters: int) -> None:
         self._tokenizer = tokenizer
+        self._lower = _without_normalizer(tokenizer) if vocabulary.lower_case else None
+        self._special = vocabulary.special
         self._max_characters = max_characters
         self._nothing = [vocabulary.unknown_id]
         self.vocabulary_size, self.pad_id = vocabulary.size, vocabulary.pad_id
@@ -73,12 +75,34 @@ class TextEncoder:
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """The same for several texts in one call."""
-        most = self._max_characters
+        texts = [text[: self._max_characters] for text in texts]
+        tokenizer = self._tokenizer
+        if self._lower is not None and all(map(self._is_plain, texts)):
+            texts, tokenizer = [text.lower() for text in texts], self._lower
         try:
-            rows = self._tokenizer.encode_batch_fast([text[:most] for text in texts])
+            rows = tokenizer.encode_batch_fast(texts)
         except BaseException as error:
             raise InputError(f"the text cannot be tokenized ({_said(error)})") from None
         return [np.array(row.ids or self._nothing, np.int64) for row in rows]
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether lower case is all that the normalizer would make of the text."""
+        if not (isinstance(text, str) and text.isascii() and text.isprintable()):
+            return False
+        return not any(token in text for token in self._special)
+
+
+def _without_normalizer(tokenizer: Any) -> Any:
+    """The same tokenizer for texts that are normalised: that is a third of its time.
+
+    The model, which has the vocabulary, is shared.
+    """
+    made = type(tokenizer)(tokenizer.model)
+    made.pre_tokenizer = tokenizer.pre_tokenizer
+    if tokenizer.post_processor is not None:
+        made.post_processor = tokenizer.post_processor
+    made.enable_truncation(tokenizer.truncation["max_length"])
+    return made
 
 
 def _parsed(data: bytes) -> Any:

@@ -94,6 +94,10 @@ class Vocabulary:
     size: int
     pad_id: int
     unknown_id: int
+    special: tuple[str, ...]
+    """Texts that are a token of their own wherever they stand."""
+    lower_case: bool
+    """Whether the normalizer makes nothing but lower case of printable ASCII."""
 
 
 def check_tokenizer(data: bytes) -> Vocabulary:
@@ -130,7 +134,10 @@ def _check(table: dict[str, Any]) -> Vocabulary:
     padding = table.get("padding") or {}
     pads = (padding.get("pad_token"), "[PAD]", "<pad>")
     pad_id = next((ids[token] for token in pads if token in ids), 0)
-    return Vocabulary(len(ids), pad_id, unknown_id)
+    special = tuple(token["content"] for token in table.get("added_tokens") or ())
+    normalizer = table.get("normalizer") or {}
+    lower_case = normalizer.get("type") == "BertNormalizer" and normalizer.get("lowercase") is True
+    return Vocabulary(len(ids), pad_id, unknown_id, special, lower_case)
 
 
 def _only(table: Mapping[str, Any], what: str, known: str) -> None:

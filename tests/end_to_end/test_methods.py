@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests import opinions
-from tests.conftest import fit_environment
+from tests.conftest import ROOT, fit_environment
 from tests.opinions import CONVNET, ENCODER, recipe, write_toml
 
 from edgedistill import Recipe, fit
@@ -147,3 +149,42 @@ def test_a_killed_run_of_several_stages_ends_in_the_same_bytes(
     assert bundles[0] == bundles[1]
     assert not list(tmp_path.rglob("*.checkpoint"))
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def shown() -> dict[str, str]:
+    """Recipes of docs/distillation.md by the name in their first line."""
+    text = (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"```toml\n# ([^\n]+)\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_document_has_a_recipe_for_every_method() -> None:
+    assert METHODS.keys() <= shown().keys()
+    for name in METHODS:
+        assert f"| `{name}` |" in (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", shown())
+def test_the_documents_recipe_runs(name, text_teacher, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = opinions.sentences(150)
+    opinions.write_csv(tmp_path / "opinions.csv", rows)
+    opinions.write_csv(
+        tmp_path / "more.csv", [(t,) for t, _ in opinions.sentences(40, 9)], ("text",)
+    )
+    by = [(text, label, f"author {i % 20}") for i, (text, label) in enumerate(rows)]
+    opinions.write_csv(tmp_path / "by-author.csv", by, ("words", "said", "author"))
+    (tmp_path / "recipe.toml").write_text(f'profile = "rpi4"\n{shown()[name]}', encoding="utf-8")
+    made = Recipe.load("recipe.toml")
+    spec = opinions.STATIC if made.student == "static" else ENCODER
+    training = msgspec.to_builtins(made.training) | {"epochs": 1, "batch_size": 32}
+    short = {"spec": spec, "training": training | {"trial_epochs": 1}, "min_retention": 0.01}
+    if name not in ("choices", "by hand"):
+        short["training"] |= {"views": [1], "alpha": [0.5], "gate": [False]}
+    result = fit(made, **short, teacher=str(text_teacher), out="out")
+    assert result.bundle.exists()
+    if name == "choices":
+        tried = result.report["student"]["trials"]
+        assert {t["alpha"] for t in tried} == {0.0, 0.5, 0.9}
+        assert {t["views"] for t in tried} == {1, 3}
+    if name == "finetune":
+        assert any("unlabelled texts" in note for note in result.report["notes"])

@@ -273,7 +273,10 @@ def test_a_teacher_that_cannot_teach_is_one_sentence_and_the_folder_stays_free(
         ),
         ({"stages": [{"name": "one", "features": {"hint": 1.0}}]}, "has no loss on the answers"),
         ({"stages": [{"name": "one"}, {"name": "one"}]}, "two stages have the same name"),
-        ({"mixed_precision": "fp16"}, "mixed_precision 'fp16' is not possible on a CPU; use bf16 or no"),
+        (
+            {"mixed_precision": "fp16"},
+            "'fp16' is not possible on a CPU; use bf16 or no",
+        ),
         ({"device": "cuda"}, "this machine has no cuda device; leave --device out"),
     ],
 )

@@ -22,9 +22,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The working folder in which the example's first command was run, at small size."""
     folder = tmp_path_factory.mktemp("tweets")
     command = [sys.executable, EXAMPLE / "prepare.py", "--out", folder / "data" / "tweets"]
-    done = subprocess.run(
-        [*command, "--rows", "400"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--rows", "400"], capture_output=True, text=True, check=False)
     if done.returncode and "pip could not download" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
@@ -36,7 +34,9 @@ def test_prepare_writes_a_stratified_sample_and_the_model(prepared: Path) -> Non
     lines = (folder / "tweets.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "text,label"
     assert len(lines) == 401
-    shares = [sum(line.endswith(f",{label}") for line in lines) for label in ("negative", "neutral")]
+    shares = [
+        sum(line.endswith(f",{label}") for line in lines) for label in ("negative", "neutral")
+    ]
     assert shares == [172, 156]  # as among 36,583
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= {
         path.name for path in (folder / "minilm").iterdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -487,3 +488,35 @@ def test_the_check_is_of_the_standard_library():
     assert not {"numpy", "tokenizers", "onnxruntime"} & set(done.stdout.split())
     assert os.path.exists(sys.executable)
     assert json.loads(as_json(TOKENIZER)) == TOKENIZER
+
+
+@pytest.mark.parametrize("add", [True, False], ids=["special tokens", "none"])
+def test_printable_ascii_takes_a_shorter_way_to_the_same_tokens(add):
+    """Texts with special tokens in them, control characters, accents, or plain ones."""
+    from tokenizers import Tokenizer
+
+    table = TOKENIZER if add else changed(post_processor=None)
+    reference = Tokenizer.from_str(json.dumps(table))
+    reference.no_padding()
+    reference.enable_truncation(32)
+    made = encoder(table, max_length=32)
+    chance = random.Random(7)
+    parts = [
+        *TOKENS,
+        *map(str.upper, TOKENS),
+        " ",
+        " ",
+        "\t",
+        "\x00",
+        "é",
+        "Ü",
+        "!",
+        "--",
+        "你",
+        "ꟲ",
+    ]
+    for _ in range(2000):
+        text = "".join(chance.choices(parts, k=chance.randrange(12)))
+        expected = reference.encode(text).ids
+        assert not expected or made.encode(text).tolist() == expected, text
+        assert made.encode_batch([text, "é"])[0].tolist() == made.encode(text).tolist()

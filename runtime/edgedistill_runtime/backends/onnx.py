@@ -57,10 +57,11 @@ class OnnxSession:
             ) from error
         self.inputs = tuple(map(_tensor, self._session.get_inputs()))
         self.outputs = tuple(map(_tensor, self._session.get_outputs()))
+        self._names = [tensor.name for tensor in self.outputs]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            return cast(list[NDArray[Any]], self._session.run(None, inputs))
+            return cast(list[NDArray[Any]], self._session.run(self._names, inputs))
         except Exception as error:
             raise EngineError(
                 f"onnxruntime could not run the model: {_first_line(error)}"
