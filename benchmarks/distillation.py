@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import Recipe, fit
-from edgedistill.methods import METHODS
+from edgedistill.distill.methods import METHODS
 from edgedistill.progress import Silent
 from edgedistill.provenance import versions
 
@@ -172,7 +172,7 @@ def whole_calls(options: argparse.Namespace, rows: dict[str, Any]) -> dict[str, 
 def write_teacher(options: argparse.Namespace, folder: Path) -> None:
     """The teacher as ONNX files, and its tokenizer."""
     from edgedistill.delivery import Delivery
-    from edgedistill.processes import Processes
+    from edgedistill.distill.processes import Processes
     from edgedistill.setting import Setting
     from edgedistill.workspace import open_workspace
 
@@ -276,14 +276,7 @@ def image_methods(options: argparse.Namespace) -> dict[str, Any]:
         "image",
         data="digits",
         student="convnet",
-        spec={
-            "block": "separable",
-            "width": 8,
-            "growth": 1.5,
-            "stages": 2,
-            "depth": 1,
-            "kernel": 3,
-        },
+        spec={"block": "dense", "width": 4, "growth": 2.0, "stages": 2, "depth": 2},
         training={"views": [4], "epochs": 20},
     )
 

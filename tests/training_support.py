@@ -12,8 +12,8 @@ import safetensors.torch
 from edgedistill import data
 from edgedistill.cache import Cache
 from edgedistill.data import Dataset, Split
-from edgedistill.distill import Student, Trainer
-from edgedistill.processes import Processes
+from edgedistill.distill.processes import Processes
+from edgedistill.distill.trainer import Student, Trainer
 from edgedistill.progress import Silent
 from edgedistill.recipe import GivenTeacherTraining, GivenTraining, Recipe
 from edgedistill.students.convnet import ConvNet, ConvNetSpec

@@ -12,9 +12,10 @@ import torch
 from job import Clock, Job, Setting, Texts, run
 from torch import Tensor, nn
 
-from edgedistill import losses, outputs
-from edgedistill.loop import Loop, Rows, Schedule
-from edgedistill.processes import Processes
+from edgedistill import losses
+from edgedistill.distill import outputs
+from edgedistill.distill.loop import Loop, Rows, Schedule
+from edgedistill.distill.processes import Processes
 from edgedistill.progress import Silent
 from edgedistill.samples import Index, TokenSamples
 
@@ -44,9 +45,7 @@ def train(job: Job, loaded: Setting, options: argparse.Namespace) -> Clock:
         def loss(network: nn.Module, rows: Index) -> Tensor:
             at = torch.from_numpy(rows)
             logits = network(*samples.batch(rows))
-            return losses.distillation(
-                logits, answers[at], labels[at], job.alpha, job.temperature
-            )
+            return losses.distillation(logits, answers[at], labels[at], job.alpha, job.temperature)
 
         Loop(
             Logits(loaded.student),

@@ -10,13 +10,13 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from job import Clock, JobError, Texts, accuracy, collate
 from make_job import encode, read, split
 from tokenizers import Tokenizer
-from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
@@ -66,7 +66,8 @@ def make(options: argparse.Namespace) -> None:
         return Texts(*encode(tokenizer, [texts[i] for i in rows], options.max_length), y[rows])
 
     torch.manual_seed(options.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    auto: Any = AutoModelForSequenceClassification
+    model = auto.from_pretrained(
         options.encoder,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
@@ -81,7 +82,7 @@ def make(options: argparse.Namespace) -> None:
     shutil.copyfile(options.encoder / "tokenizer.json", options.out / "tokenizer.json")
 
 
-def freeze(model: nn.Module, layers: int) -> None:
+def freeze(model: Any, layers: int) -> None:
     """All but the head, the pooler and the last layers of the encoder."""
     body = model.base_model
     body.requires_grad_(False)
@@ -92,7 +93,7 @@ def freeze(model: nn.Module, layers: int) -> None:
         module.requires_grad_(True)
 
 
-def fine_tune(model: nn.Module, texts: Texts, options: argparse.Namespace) -> None:
+def fine_tune(model: Any, texts: Texts, options: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(options.seed)
     batches = DataLoader(
         texts, options.batch_size, shuffle=True, collate_fn=collate, generator=generator

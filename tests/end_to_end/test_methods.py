@@ -17,7 +17,7 @@ from tests.conftest import ROOT, fit_environment
 from tests.opinions import CONVNET, ENCODER, recipe, write_toml
 
 from edgedistill import Recipe, fit
-from edgedistill.methods import METHODS
+from edgedistill.distill.methods import METHODS
 from edgedistill.recipe import GivenTraining, Stage
 from edgedistill_runtime import load
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgedistill.control import Control
+from edgedistill.distill.control import Control
 
 SEED = 11
 

@@ -24,8 +24,10 @@ from tests.training_support import (
     weights,
 )
 
-from edgedistill import data, distill, loop
-from edgedistill.distill import Choice
+from edgedistill import data
+from edgedistill.distill import loop
+from edgedistill.distill import trainer as distill
+from edgedistill.distill.trainer import Choice
 from edgedistill.errors import SettingsError, TeacherError, TrainingError
 from edgedistill.recipe import Stage
 from edgedistill.students.convnet import ConvNet, ConvNetSpec

@@ -12,8 +12,7 @@ from tests.training_support import BAG, ENCODER
 from torch import nn
 
 from edgedistill import losses, teachers
-from edgedistill.errors import SettingsError
-from edgedistill.features import (
+from edgedistill.distill.features import (
     FEATURES,
     Attention,
     Feature,
@@ -26,6 +25,7 @@ from edgedistill.features import (
     pairs,
     paths,
 )
+from edgedistill.errors import SettingsError
 from edgedistill.students.convnet import ConvNet, ConvNetSpec
 from edgedistill.students.source import uniform_layers
 from edgedistill.students.static import Static

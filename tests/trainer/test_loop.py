@@ -10,10 +10,10 @@ import torch
 from tests.training_support import Stopped, Watching
 from torch import nn
 
-from edgedistill import loop
+from edgedistill.distill import loop
+from edgedistill.distill.loop import Loop, Rows, Schedule, Score, learning_rate
+from edgedistill.distill.processes import Processes
 from edgedistill.errors import TrainingError
-from edgedistill.loop import Loop, Rows, Schedule, Score, learning_rate
-from edgedistill.processes import Processes
 from edgedistill.progress import Silent
 from edgedistill.samples import ArraySamples
 

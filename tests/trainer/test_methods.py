@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgedistill import methods
 from edgedistill.cost.kernels import total_parameters
+from edgedistill.distill import methods
 from edgedistill.errors import SettingsError
 from edgedistill.recipe import Recipe, Stage, Training
 from edgedistill.students.convnet import ConvNet, ConvNetSpec

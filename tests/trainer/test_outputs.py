@@ -8,9 +8,9 @@ import torch
 from tests.training_support import Stopped
 from torch import nn
 
-from edgedistill import outputs
-from edgedistill.features import Attention, Feature
-from edgedistill.outputs import FeatureSource, answers, fingerprint, translated
+from edgedistill.distill import outputs
+from edgedistill.distill.features import Attention, Feature
+from edgedistill.distill.outputs import FeatureSource, answers, fingerprint, translated
 from edgedistill.samples import ArraySamples, TokenSamples
 from edgedistill.students.convnet import ConvNet, ConvNetSpec
 from edgedistill.students.textmodules import TextTransformer

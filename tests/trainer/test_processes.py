@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from edgedistill.distill.processes import Processes
 from edgedistill.errors import SettingsError
-from edgedistill.processes import Processes
 from edgedistill_runtime.model import load
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +22,9 @@ import hashlib, json, sys
 from pathlib import Path
 import torch
 from torch import nn
-from edgedistill import loop
-from edgedistill.loop import Loop, Rows, Schedule, Score
-from edgedistill.processes import Processes
+from edgedistill.distill import loop
+from edgedistill.distill.loop import Loop, Rows, Schedule, Score
+from edgedistill.distill.processes import Processes
 from edgedistill.samples import ArraySamples
 from tests.training_support import Stopped, Watching
 

@@ -9,10 +9,11 @@ import numpy as np
 import safetensors.torch
 from torch import nn
 
-from edgedistill import outputs, quantize, verify
+from edgedistill import quantize, verify
 from edgedistill.cache import Cache, digest
 from edgedistill.data import Split
-from edgedistill.distill import Trainer
+from edgedistill.distill import outputs
+from edgedistill.distill.trainer import Trainer
 from edgedistill.export import onnx as exporter
 from edgedistill.provenance import versions
 from edgedistill.samples import Samples

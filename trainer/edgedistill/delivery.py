@@ -19,15 +19,16 @@ from edgedistill import pack as packing
 from edgedistill import report, search, verify
 from edgedistill.budget import Limit
 from edgedistill.cache import Cache, digest, user_cache
-from edgedistill.control import Control
 from edgedistill.convert import Converted, Converter
 from edgedistill.cost import memory
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import total_macs
 from edgedistill.data import Dataset
-from edgedistill.distill import Student, Teacher, Trainer
+from edgedistill.distill.control import Control
+from edgedistill.distill.processes import Processes
+from edgedistill.distill.records import Student, Teacher
+from edgedistill.distill.trainer import Trainer
 from edgedistill.errors import ExportError, OverBudget
-from edgedistill.processes import Processes
 from edgedistill.progress import Progress
 from edgedistill.provenance import versions
 from edgedistill.report import FitResult

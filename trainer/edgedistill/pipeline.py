@@ -56,7 +56,7 @@ def fit(
     for note in setting.data.notes:
         progress.note(note)
     candidates = setting.plan().require()
-    from edgedistill.processes import Processes  # torch from here on
+    from edgedistill.distill.processes import Processes  # torch from here on
 
     logs = recipe.out_folder / "work" / "logs"
     processes = Processes(recipe.device, recipe.mixed_precision, recipe.log, logs)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedistill import budget, data, methods, search
+from edgedistill import budget, data, search
 from edgedistill.data import Dataset
+from edgedistill.distill import methods
 from edgedistill.errors import SettingsError, unknown
 from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.recipe import Recipe

@@ -1,45 +1,35 @@
-"""Teachers and students of one recipe: what they learn from, in which stages, and what was chosen.
+"""Teachers and students of one recipe, and what is shared by their stages.
 
 Every finished stage is a file, found again by a digest of all that went into it (docs/decisions/
-0007-stages-are-files.md); the loop itself is in `loop.py`.
+0007-stages-are-files.md).
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-import msgspec
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill import __version__, losses, methods, outputs, teachers
+from edgedistill import __version__, losses, teachers
 from edgedistill.cache import Cache, digest
 from edgedistill.data import Dataset
-from edgedistill.errors import SettingsError, TeacherError
-from edgedistill.features import (
-    FEATURES,
-    FeatureLoss,
-    Recorder,
-    WithFeatures,
-    difference,
-    layout,
-    own_path,
-    pairs,
-    paths,
-)
-from edgedistill.loop import Loop, Loss, Rows, Schedule, Score
+from edgedistill.distill import methods, outputs
+from edgedistill.distill.features import FEATURES, FeatureLoss
+from edgedistill.distill.loop import Loop, Loss, Rows, Schedule, Score
+from edgedistill.distill.processes import Processes
+from edgedistill.distill.records import Choice, Prepared, Student, Teacher, Trial
+from edgedistill.distill.stage import StageRun
+from edgedistill.distill.weights import load_weights, plain, state_digest, weights_of
+from edgedistill.errors import TeacherError
 from edgedistill.plugins import offered
-from edgedistill.processes import Processes
 from edgedistill.progress import Progress
 from edgedistill.recipe import Recipe, Stage
 from edgedistill.samples import Index, Samples
@@ -58,77 +48,6 @@ SOFT = {
     "correlation": losses.correlation,
 }
 """Losses that alpha can weigh."""
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A trained teacher, or an assistant in its place, and its answers to every training view."""
-
-    name: str
-    network: nn.Module
-    """Its own inputs -> logits in the order of the data's labels."""
-    digest: str
-    logits: NDArray[np.float32]
-    """(views, samples, classes)"""
-    parameters: int
-    encoder: Any = None
-    """Texts -> its own tokens; None for images."""
-    tokenizer: bytes | None = None
-    body: nn.Module | None = None
-    validation: float = math.nan
-    """Metric on the validation split."""
-    shares_tokens: bool = False
-    """Whether it takes the student's own token ids, as an assistant does."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the validation split chooses for a stage."""
-
-    alpha: float
-    gate: bool
-    views: int
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A short run that helped to choose."""
-
-    stage: str
-    alpha: float
-    gate: bool
-    views: int
-    metric: float
-    """On the validation split."""
-    cross_entropy: float
-
-
-@dataclass(frozen=True)
-class Student:
-    module: nn.Module
-    preprocessing: Preprocessing
-    choices: Mapping[str, Choice]
-    """By stage."""
-    trials: tuple[Trial, ...]
-    adopted: str
-    """What it took over from the teacher before training."""
-    assistant: str = ""
-
-    @property
-    def alpha(self) -> float:
-        """The largest weight that the teacher has in a stage."""
-        return max((choice.alpha for choice in self.choices.values()), default=0.0)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """The data as the students of one vocabulary see them."""
-
-    preprocessing: Preprocessing
-    training: Samples
-    """All views of training and unlabelled samples."""
-    validation: Samples
-    digest: str
 
 
 class Trainer:
@@ -161,13 +80,13 @@ class Trainer:
         self.views = task.views(
             np.concatenate([s.x for s in samples]), max(self.training.views), recipe.seed + 2
         )
-        self._prepared: dict[int, _Prepared] = {}
+        self._prepared: dict[int, Prepared] = {}
         # what else changes the bits: the versions, and how many threads share a sum
-        self._machine = digest(
+        self.machine = digest(
             __version__, torch.__version__, self.device.type, torch.get_num_threads(),
             processes.count, recipe.mixed_precision,
         )  # fmt: skip
-        self._key = digest(data.digest, task.metric, recipe.class_weights, self._machine)
+        self._key = digest(data.digest, task.metric, recipe.class_weights, self.machine)
 
     # Teachers
 
@@ -181,7 +100,7 @@ class Trainer:
             name, body = "trained here", getattr(network, "model", None)
             body = getattr(body, "base_model", None)
             network = self._train_teacher(network, encoder, kind, f"auto {network}")
-            weights = _state_digest(network)
+            weights = state_digest(network)
         else:
             loaded = self._load(source)
             name, body, encoder = loaded.name, loaded.body, loaded.encoder
@@ -196,7 +115,7 @@ class Trainer:
                 asked = self.recipe.teacher_training.layers
                 loaded.freeze(min(plan.layers, loaded.layers) if asked is None else asked)
                 network = self._train_teacher(network, encoder, "encoder", loaded.digest)
-                weights = _state_digest(network)
+                weights = state_digest(network)
             else:
                 probe = self.samples(self.data.validation.x[:2], encoder)
                 found = self.logits(network, probe).shape[1]
@@ -250,7 +169,7 @@ class Trainer:
     ) -> nn.Module:
         """Train on the labels what of it is to be trained, or load what was trained before."""
         plan = self.recipe.teacher_training_of(kind)
-        key = digest("teacher", self._key, self.recipe.seed, _plain(plan), identity)
+        key = digest("teacher", self._key, self.recipe.seed, plain(plan), identity)
         if encoder is not None:
             key = digest(key, self.recipe.max_length)
 
@@ -259,20 +178,20 @@ class Trainer:
             views = self.task.views(data.train.x, plan.views, self.recipe.seed + 1)
             samples = self.task.samples(views, encoder)
             validation = self.task.samples([self._validation_view()], encoder)
-            self._train(
+            self.run_loop(
                 network,
-                lambda module, rows: self._hard(module(*self._batch(samples, rows)), rows),
+                lambda module, rows: self._hard(module(*self.batch(samples, rows)), rows),
                 Rows(samples, len(data.train), len(data.train), plan.views),
                 Schedule(plan.epochs, plan.batch_size, plan.learning_rate, plan.weight_decay),
                 "teacher",
                 self.recipe.seed,
                 key,
                 self.shared,
-                (lambda module: self._score(module, validation)) if encoder is not None else None,
+                (lambda module: self.score(module, validation)) if encoder is not None else None,
             )
-            return _weights(network)
+            return weights_of(network)
 
-        _load_weights(network, self._get(self.shared, "teacher.safetensors", key, make))
+        load_weights(network, self.get(self.shared, "teacher.safetensors", key, make))
         return network.eval()
 
     def _check_chance(self, name: str, network: nn.Module, encoder: Any) -> float:
@@ -302,11 +221,11 @@ class Trainer:
         parts, made = [], 0
         for place, view in enumerate(self.views):
             samples = self.task.samples([view], encoder)
-            key = digest("logits", self._machine, weights, outputs.fingerprint(samples))
+            key = digest("logits", self.machine, weights, outputs.fingerprint(samples))
             path = self.shared.path("logits.npy", key)
             made += not path.exists()
             tell = partial(self._tell_view, place)
-            self._get(
+            self.get(
                 self.shared,
                 "logits.npy",
                 key,
@@ -354,7 +273,7 @@ class Trainer:
         made: dict[str, Choice] = {}
         trials: list[Trial] = []
         for stage in self.stages:
-            run = _Run(self, stage, module, key, guide, prepared, seed)
+            run = StageRun(self, stage, module, key, guide, prepared, seed)
             known = choices and run.has_logits  # without a loss on the answers nothing is chosen
             choice = choices[stage.name] if choices and known else run.choose(trials)
             module, key = run.train(choice, run.epochs)
@@ -370,7 +289,7 @@ class Trainer:
         prepared = self._prepare(spec, teacher)
         module, _, key = self._start(spec, None, prepared, seed)
         stage = Stage(name="control", alpha=(0.0,))
-        run = _Run(self, stage, module, key, teacher, prepared, seed)
+        run = StageRun(self, stage, module, key, teacher, prepared, seed)
         trials: list[Trial] = []
         choice = run.choose(trials) if views is None else Choice(0.0, False, views)
         module, _ = run.train(choice, run.epochs)
@@ -396,10 +315,10 @@ class Trainer:
         prepared = self._prepare(chosen, teacher)
         module, _, key = self._start(chosen, teacher, prepared, self.recipe.seed)
         stage = Stage(name="assistant")
-        run = _Run(self, stage, module, key, teacher, prepared, self.recipe.seed)
+        run = StageRun(self, stage, module, key, teacher, prepared, self.recipe.seed)
         module, key = run.train(run.choose([]), run.epochs)
         encoder = prepared.preprocessing.encoder
-        score = self._score(module, prepared.validation)
+        score = self.score(module, prepared.validation)
         text = f"{chosen}, validation {self.task.metric} {score.metric:.4f}"
         self.progress.note(f"assistant  {text}")
         answers = self._answers(module, encoder, key)
@@ -417,12 +336,12 @@ class Trainer:
             text,
         )
 
-    def _prepare(self, spec: Any, teacher: Teacher) -> _Prepared:
+    def _prepare(self, spec: Any, teacher: Teacher) -> Prepared:
         size = getattr(spec, "vocabulary", 0)
         if size not in self._prepared:
             preprocessing = self.task.preprocessing(spec, teacher.tokenizer)
             training = self.task.samples(self.views, preprocessing.encoder)
-            self._prepared[size] = _Prepared(
+            self._prepared[size] = Prepared(
                 preprocessing,
                 training,
                 self.task.samples([self._validation_view()], preprocessing.encoder),
@@ -431,7 +350,7 @@ class Trainer:
         return self._prepared[size]
 
     def _start(
-        self, spec: Any, teacher: Teacher | None, prepared: _Prepared, seed: int
+        self, spec: Any, teacher: Teacher | None, prepared: Prepared, seed: int
     ) -> tuple[nn.Module, str, str]:
         """The untrained student with what it takes over, what that is, and its key."""
         torch.manual_seed(seed)
@@ -451,10 +370,10 @@ class Trainer:
 
         def make() -> bytes:
             said: str = adopt(module, spec, source)
-            return said.encode() + b"\n" + _weights(module)
+            return said.encode() + b"\n" + weights_of(module)
 
-        text, _, weights = self._get(self.work, "start.bin", key, make).partition(b"\n")
-        _load_weights(module, weights)
+        text, _, weights = self.get(self.work, "start.bin", key, make).partition(b"\n")
+        load_weights(module, weights)
         return module, text.decode(), key
 
     def _teacher_batches(self, teacher: Teacher) -> Iterable[tuple[Tensor, Tensor]]:
@@ -469,21 +388,21 @@ class Trainer:
     def _validation_view(self) -> Any:
         return self.task.views(self.data.validation.x, 1, 0)[0]
 
-    def _batch(self, samples: Samples, rows: Index) -> tuple[Tensor, ...]:
+    def batch(self, samples: Samples, rows: Index) -> tuple[Tensor, ...]:
         return tuple(x.to(self.device) for x in samples.batch(rows))
 
     def _hard(self, logits: Tensor, rows: Index) -> Tensor:
         i = torch.from_numpy(rows % len(self.data.train)).to(self.device)
         return losses.hard_labels(logits, self.labels[i], self.weights)
 
-    def _score(self, module: nn.Module, samples: Samples) -> Score:
+    def score(self, module: nn.Module, samples: Samples) -> Score:
         logits = outputs.answers(module, samples, self.device)
         module.to(self.device)
         targets = self.data.validation.y
         entropy = losses.hard_labels(torch.from_numpy(logits), torch.from_numpy(targets))
         return Score(float(self.task.score(logits, targets)), -float(entropy))
 
-    def _train(
+    def run_loop(
         self,
         network: nn.Module,
         loss: Loss,
@@ -509,7 +428,7 @@ class Trainer:
         )
         loop.run()
 
-    def _get(self, cache: Cache, name: str, key: str, make: Callable[[], bytes]) -> bytes:
+    def get(self, cache: Cache, name: str, key: str, make: Callable[[], bytes]) -> bytes:
         """The stored result, or `make()` by all processes together, stored by the first."""
         if self.processes.count == 1:
             return cache.get(name, key, make)
@@ -547,219 +466,6 @@ class Trainer:
         return offered("edgedistill.losses", "loss", name, known)
 
 
-class _Run:
-    """One stage of one student: what can be chosen, and the training itself."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        stage: Stage,
-        start: nn.Module,
-        key: str,
-        teacher: Teacher,
-        prepared: _Prepared,
-        seed: int,
-    ) -> None:
-        self.trainer, self.stage, self.start, self.teacher = trainer, stage, start, teacher
-        self.prepared, self.seed = prepared, seed
-        self.plan = trainer.training
-        self.epochs = stage.epochs or self.plan.epochs
-        self.learning_rate = stage.learning_rate or self.plan.learning_rate
-        self.has_logits = stage.alpha is not None or not stage.features
-        self._key = digest(
-            key, _plain(stage), self.plan.batch_size, self.plan.weight_decay,
-            self.plan.temperature, self.plan.patience, self.learning_rate, trainer.own_code(stage),
-        )  # fmt: skip
-
-    def choose(self, trials: list[Trial]) -> Choice:
-        """The best alpha, then gate, then number of views, by short trials; they are appended."""
-        if not self.has_logits:
-            return Choice(0.0, False, min(self.plan.views))
-        alphas = self.plan.alpha if self.stage.alpha is None else self.stage.alpha
-        views = sorted(set(self.plan.views), reverse=True)
-        best = Choice(alphas[0], self.plan.gate[0], views[0])
-        scores: dict[Choice, Score] = {}
-
-        def try_(choice: Choice) -> None:
-            nonlocal best
-            if choice not in scores:
-                scores[choice] = score = self._trial(choice)
-                trials.append(
-                    Trial(
-                        self.stage.name, choice.alpha, choice.gate, choice.views, score.metric,
-                        -score.minus_cross_entropy,
-                    )
-                )  # fmt: skip
-            if scores[choice] > scores.get(best, Score(-math.inf, -math.inf)):
-                best = choice
-
-        def compare(options: list[Choice]) -> None:
-            for choice in options if len(options) > 1 else ():
-                try_(choice)
-
-        compare([replace(best, alpha=alpha) for alpha in alphas])
-        if best.alpha:
-            compare([replace(best, gate=gate) for gate in self.plan.gate])
-        compare([replace(best, views=count) for count in views])
-        return best
-
-    def _trial(self, choice: Choice) -> Score:
-        module, _ = self.train(choice, min(self.plan.trial_epochs, self.epochs))
-        return self.trainer._score(module, self.prepared.validation)
-
-    def train(self, choice: Choice, epochs: int) -> tuple[nn.Module, str]:
-        """The student after this stage, and the key of that."""
-        trainer, stage = self.trainer, self.stage
-        says = bool(choice.alpha or stage.features)
-        key = digest(
-            self._key, choice.alpha, choice.gate, choice.views, epochs,
-            self.teacher.digest if says else "",
-        )  # fmt: skip
-        module = copy.deepcopy(self.start)
-
-        def make() -> bytes:
-            module.requires_grad_(True)
-            stride, labelled = trainer.count, len(trainer.data.train)
-            samples = self.prepared.training
-            network, loss = module, self._logits_loss(choice)
-            if stage.features:
-                network, loss = self._with_features(module, samples, choice)
-            trainer._train(
-                network,
-                loss,
-                Rows(samples, stride, stride if says else labelled, choice.views),
-                Schedule(
-                    epochs,
-                    self.plan.batch_size,
-                    self.learning_rate,
-                    self.plan.weight_decay,
-                    self.plan.patience,
-                ),
-                stage.name,
-                self.seed,
-                key,
-                trainer.work,
-                (lambda _: trainer._score(module, self.prepared.validation))
-                if self.has_logits
-                else None,
-            )
-            if isinstance(network, WithFeatures):
-                network.recorder.detach()
-            return _weights(module)
-
-        _load_weights(module, trainer._get(trainer.work, "student.safetensors", key, make))
-        return module.eval(), key
-
-    def _logits_loss(self, choice: Choice) -> Loss:
-        trainer, samples = self.trainer, self.prepared.training
-        compare = self._compare(choice)
-
-        def loss(network: nn.Module, rows: Index) -> Tensor:
-            return compare(network(*trainer._batch(samples, rows)), rows)
-
-        return loss
-
-    def _compare(self, choice: Choice) -> Callable[[Tensor, Index], Tensor]:
-        """(logits, rows) -> α · soft + (1 − α) · hard."""
-        trainer, plan = self.trainer, self.plan
-        answers = torch.from_numpy(np.array(self.teacher.logits))  # a copy: files are read-only
-        answers = answers.flatten(0, 1).to(trainer.device)
-        soft = trainer.soft_loss(self.stage)
-
-        def compare(logits: Tensor, rows: Index) -> Tensor:
-            at = torch.from_numpy(rows).to(trainer.device)
-            return losses.distillation(
-                logits,
-                answers[at],
-                trainer.labels[at % trainer.count],
-                choice.alpha,
-                plan.temperature,
-                trainer.weights,
-                soft,
-                choice.gate,
-            )
-
-        return compare
-
-    def _with_features(
-        self, module: nn.Module, samples: Samples, choice: Choice
-    ) -> tuple[nn.Module, Loss]:
-        """The student with its regressors, and the loss of the stage's features."""
-        trainer, stage, teacher = self.trainer, self.stage, self.teacher
-        ids = self.prepared.preprocessing.token_ids
-        is_text = samples.lengths is not None
-        if is_text and ids is None and not teacher.shares_tokens:
-            raise SettingsError(
-                f"stage {stage.name!r} compares tokens, and {teacher.name} has no fast tokenizer "
-                "to share with the student; use --distill soft"
-            )
-        longest = 0 if samples.lengths is None else int(samples.lengths.max())
-        limit = getattr(teacher.encoder, "max_length", longest)
-        if longest > limit:
-            raise SettingsError(
-                f"stage {stage.name!r} compares tokens: texts have up to {longest}, and "
-                f"{teacher.name} takes {limit}; give max_length = {limit}, or use --distill soft"
-            )
-        adapt = outputs.translated(None if teacher.shares_tokens else ids)
-        teacher.network.cpu()
-        inputs = samples.batch(np.arange(2))
-        made = pairs(
-            stage.features,
-            layout(module, inputs),
-            layout(teacher.network, adapt(inputs)),
-            {mine: own_path(teacher.network, theirs) for mine, theirs in stage.layers.items()},
-            {n: f for n in stage.features if (f := trainer.feature_loss(n))},
-        )
-        source = outputs.FeatureSource(
-            teacher.network,
-            tuple(dict.fromkeys(pair.teacher for pair in made)),
-            _first(samples, trainer.count * choice.views),
-            adapt,
-            trainer.device,
-        )
-        self._cache(source)
-        torch.manual_seed(self.seed)
-        network = WithFeatures(
-            module, made, _probe(module, inputs, paths(made, "student")), source.of(np.arange(2))
-        )
-        own = {n: f for n in stage.features if (f := trainer.feature_loss(n))}
-        compare = self._compare(choice) if self.has_logits else None
-
-        def loss(wrapped: nn.Module, rows: Index) -> Tensor:
-            batch = trainer._batch(samples, rows)
-            mask = batch[1] if is_text else None
-            logits, features = wrapped(*batch)
-            total = compare(logits, rows) if compare else 0 * logits.sum()
-            theirs = source.of(rows)
-            for pair, mine in zip(made, features, strict=True):
-                value = difference(pair, mine, theirs[pair.teacher.key], mask, own)
-                total = total + pair.weight * value
-            return total
-
-        return network, loss
-
-    def _cache(self, source: outputs.FeatureSource) -> None:
-        trainer, mib = self.trainer, source.size / 2**20
-        limit = trainer.recipe.cache_mib
-        if mib > limit:
-            trainer.progress.note(
-                f"features of the teacher would take {mib:,.0f} MiB, over cache_mib {limit:,}: "
-                "the teacher runs in every step"
-            )
-            return
-        key = digest(
-            "features", trainer._machine, self.teacher.digest, self.prepared.digest,
-            [feature.key for feature in source.features], source.size,
-        )  # fmt: skip
-        path = trainer.shared.path("features.f16", key)
-        state = "from the cache" if path.exists() else "computed and cached"
-        trainer.progress.note(f"features of the teacher, {mib:,.1f} MiB, {state}")
-        if trainer.processes.main:
-            source.store(path, lambda done: trainer.progress.advance(done, 1))
-        trainer.processes.wait()
-        source.read_from(path)
-
-
 class _Reordered(nn.Module):
     """A teacher whose logits stand in the order of the data's labels."""
 
@@ -773,21 +479,6 @@ class _Reordered(nn.Module):
         if self.columns == tuple(range(logits.shape[-1])):
             return logits
         return logits[:, list(self.columns)]
-
-
-def _first(samples: Samples, count: int) -> Samples:
-    """The first rows of samples."""
-    return samples if count == len(samples) else samples.first(count)
-
-
-def _probe(network: nn.Module, inputs: tuple[Tensor, ...], wanted: set[str]) -> dict[str, Tensor]:
-    recorder = Recorder(network, wanted)
-    try:
-        with torch.no_grad():
-            network.eval()(*inputs)
-    finally:
-        recorder.detach()
-    return recorder.outputs
 
 
 def _above_chance(
@@ -818,26 +509,8 @@ def _class_weights(data: Dataset) -> Tensor:
     return torch.from_numpy(len(y) / (len(counts) * np.maximum(counts, 1))).float()
 
 
-def _weights(module: nn.Module) -> bytes:
-    state = {name: value.contiguous().cpu().clone() for name, value in module.state_dict().items()}
-    return safetensors.torch.save(state)
-
-
-def _load_weights(module: nn.Module, weights: bytes) -> None:
-    module.load_state_dict(safetensors.torch.load(weights))
-
-
-def _state_digest(module: nn.Module) -> str:
-    return hashlib.sha256(_weights(module)).hexdigest()
-
-
 def _code(function: Callable[..., Any]) -> str:
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):  # no file, or no plain function
         return repr(function)
-
-
-def _plain(settings: msgspec.Struct) -> dict[str, object]:
-    plain: dict[str, object] = msgspec.to_builtins(settings)
-    return plain

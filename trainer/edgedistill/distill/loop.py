@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgedistill.distill.processes import Processes
 from edgedistill.errors import TrainingError
-from edgedistill.processes import Processes
 from edgedistill.progress import Progress
 from edgedistill.samples import Index, Samples, training_batches
 from edgedistill_runtime.files import write_atomically

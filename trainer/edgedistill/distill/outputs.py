@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill.features import Feature, Recorder
+from edgedistill.distill.features import Feature, Recorder
 from edgedistill.samples import (
     ACCELERATOR_TOKENS,
     EVALUATION_TOKENS,
