@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from edgedistill import data, losses, teachers
 from edgedistill.data import Dataset
+from edgedistill.errors import EdgeDistillError, SettingsError
 from edgedistill.distill import outputs
 from edgedistill.distill.loop import Loop, Rows, Schedule
 from edgedistill.distill.processes import Processes
@@ -56,10 +57,11 @@ HOW = (
     "students, float32 on the CPU; the two sides take turns in blocks of steps within one run, on "
     "batches of texts of like length, padded to their longest. A block counts with its mean; "
     "given are medians over the blocks, of the wall clock and of the process's processor time. "
-    "times_cheaper is the ratio of the two processor times. In the loop the teacher, as `teachers.load` "
-    "gives it (eager attention), reads its own tokens of the same texts, without gradients. answers_ms_per_text is what caching an answer "
-    "costs once, in batches of its own; repaid_after_epochs is how many epochs with the teacher in "
-    "the loop cost more than caching and as many without."
+    "times_cheaper is the ratio of the two processor times. In the loop the teacher, as "
+    "edgedistill.teachers.load gives it (eager attention), reads its own tokens of the same texts, "
+    "without gradients. answers_ms_per_text is what caching an answer costs once, in batches of "
+    "its own; repaid_after_epochs is how many epochs with the teacher in the loop cost more than "
+    "caching and as many without."
 )
 
 
@@ -71,7 +73,7 @@ class Times:
     cpu: list[float] = field(default_factory=list)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "tweets" / "tweets.csv")
     parser.add_argument(
@@ -84,20 +86,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     options = parser.parse_args()
-    if not options.data.is_file() or not options.teacher.is_dir():
-        sys.stderr.write("the tweets are not there; run examples/tweets/prepare.py\n")
-        sys.exit(2)
+    try:
+        report = _measured(options)
+    except EdgeDistillError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    _print(report["results"])
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(result["ok"] for result in report["results"]) else 1
 
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     found = data.load(str(options.data))
     if not options.batch_size <= options.rows <= len(found.train):
-        sys.stderr.write(f"--rows must be from the batch size to {len(found.train)}\n")
-        sys.exit(2)
+        raise SettingsError(
+            f"--rows is {options.rows}; it must be from the batch size to {len(found.train)}"
+        )
     labels = found.labels
     teacher = teachers.load(str(options.teacher), found.task, len(labels), labels, max_length=64)
     results = [_measure(name, found, teacher, options) for name in STUDENTS]
-    _print(results)
-    report = {
+    return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": _machine(),
         "versions": {"python": platform.python_version()}
@@ -111,9 +121,6 @@ def main() -> None:
         "how": HOW,
         "results": results,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    sys.exit(0 if all(result["ok"] for result in results) else 1)
 
 
 def _measure(
@@ -146,7 +153,7 @@ def _measure(
     return {
         "student": name,
         "spec": repr(spec),
-        "mean_tokens": round(float(own.lengths.mean()), 1),
+        "mean_tokens": round(float(np.mean(own.lengths)), 1),
         **rounded,
         "times_cheaper": round(ratio, 2),
         "times_cheaper_wall": round(ms["in_loop_wall"] / ms["cached_wall"], 2),
@@ -229,4 +236,4 @@ def _machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

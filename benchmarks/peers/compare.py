@@ -32,9 +32,9 @@ HOW = (
     "others all epochs with the teacher in the loop; loading and evaluation are left out. "
     "cpu_seconds are the process's processor time, less disturbed by what else the machine does; "
     "samples_per_second are training samples times epochs over wall seconds. Given are medians "
-    "over the seeds, the accuracy's mean and standard deviation. times_slower compares the processor "
-    "times of one seed with those of edgedistill, and is the median of that; times_slower_wall the "
-    "same by the wall clock."
+    "over the seeds, and the accuracy's mean and standard deviation. times_slower compares the "
+    "processor times of one seed with those of edgedistill, and is the median of that; "
+    "times_slower_wall the same by the wall clock."
 )
 
 
@@ -113,7 +113,7 @@ def run(tool: Tool, job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(plain), encoding="utf-8")
-        command = [tool.python, FOLDER / tool.script, path, *tool.options]
+        command = [str(tool.python), str(FOLDER / tool.script), str(path), *tool.options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise JobError(

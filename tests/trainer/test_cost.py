@@ -206,6 +206,7 @@ def contents(model: bytes, precision: str) -> pack.Contents:
             {"op": "channels_first"},
         ),
         postprocess=({"op": "softmax"},),
+        files={},
         golden_inputs=np.zeros((pack.GOLDEN_SAMPLES, 8, 8, 1), np.uint8),
         golden_outputs=np.zeros((pack.GOLDEN_SAMPLES, CLASSES), np.float32),
         golden_atol=1e-3,
