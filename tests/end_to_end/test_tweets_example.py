@@ -60,7 +60,7 @@ def test_the_examples_recipe_ends_in_a_bundle_that_answers(
     assert report["teacher"]["name"] == "bert, 6 layers of 384"
     assert report["teacher"]["params"] > 22_000_000
     assert report["student"]["params"] < report["teacher"]["params"] / 20
-    assert "of 6, 128 of 384 hidden dimensions" in report["student"]["adopted"]
+    assert "main components of the teacher's 384" in report["student"]["adopted"]
     (prepared / "some.txt").write_text("I love this phone\nworst day ever\n", encoding="utf-8")
     rows = board("predict", prepared / "build" / "tweets" / "model.edge", "some.txt")
     assert [row["label"] in ("negative", "neutral", "positive") for row in rows] == [True, True]
