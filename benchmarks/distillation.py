@@ -322,7 +322,8 @@ def methods(options: argparse.Namespace, kind: str, **recipe: Any) -> dict[str, 
         table[method] = {"accuracy": values, "gain_over_soft": statistics.fmean(gains)}
         sys.stderr.write(f"{kind:6}{method:16}{statistics.fmean(values):.4f}")
         sys.stderr.write(f"  gain over soft {100 * statistics.fmean(gains):+.2f} points\n")
-    return {"teacher": teacher, "recipe": recipe | {"training": training}, "methods": table}
+    shown = {k: v.replace(f"{ROOT}/", "") if isinstance(v, str) else v for k, v in recipe.items()}
+    return {"teacher": teacher, "recipe": shown | {"training": training}, "methods": table}
 
 
 class Told(Silent):
