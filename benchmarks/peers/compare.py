@@ -25,6 +25,8 @@ from job import Job, JobError
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "distillation_peers.json"
+WORK = ROOT / "build" / "peers"
+DEFAULT_ROWS = 4000
 OURS = "edgedistill"
 HOW = (
     "One process a run, one run at a time, the tools in turn for each seed. Seconds are those of "
@@ -48,7 +50,13 @@ class Tool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", type=Path, help="JSON, as make_job.py writes it")
+    parser.add_argument(
+        "job",
+        type=Path,
+        nargs="?",
+        help="JSON, as make_job.py writes it; without one, teacher and job are made of "
+        f"{DEFAULT_ROWS} tweets under build/peers, where they are not there yet",
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="0 to N - 1")
     parser.add_argument(
         "--torchdistill-python",
@@ -71,7 +79,6 @@ def main() -> int:
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Raises JobError."""
-    job = Job.load(options.job)
     if options.seeds < 1:
         raise JobError(f"--seeds {options.seeds} is not possible; give at least 1")
     other = options.torchdistill_python
@@ -81,6 +88,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             ".venv-torchdistill/bin/pip install -r benchmarks/peers/requirements-torchdistill.txt, "
             "or name one with --torchdistill-python"
         )
+    job = Job.load(options.job or default_job())
     own = Path(sys.executable)
     tools = (
         Tool(OURS, own, "edgedistill_run.py"),
@@ -103,6 +111,28 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "how": HOW,
         "results": [row(tool, runs[tool.name], runs[OURS]) for tool in tools],
     }
+
+
+def default_job() -> Path:
+    """The path of the job, made first unless it is there.  Raises JobError."""
+    teacher, job = WORK / "teacher", WORK / "job"
+    data = ("--data", ROOT / "data" / "tweets" / "tweets.csv")
+    if not (teacher / "config.json").is_file():
+        encoder = ROOT / "data" / "tweets" / "minilm"
+        make("make_teacher.py", *data, "--encoder", encoder, "--out", teacher)
+    if not (job / "job.json").is_file():
+        size = ("--rows", DEFAULT_ROWS)
+        make("make_job.py", *data, "--teacher", teacher, "--out", job, *size)
+    return job / "job.json"
+
+
+def make(script: str, *words: object) -> None:
+    command = [sys.executable, str(FOLDER / script), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise JobError(
+            f"{script} ended with status {done.returncode}: {done.stderr.strip()[-500:]}"
+        )
 
 
 def run(tool: Tool, job: Job) -> dict[str, Any]:

@@ -115,13 +115,13 @@ alpha = [0.0, 0.5]
 def test_a_killed_run_of_several_stages_ends_in_the_same_bytes(
     texts, text_teacher, tmp_path, request
 ) -> None:
-    training = {"epochs": 24, "batch_size": 8, "views": [1], "alpha": [0.0, 0.9], "gate": [False]}
+    training = {"epochs": 12, "batch_size": 8, "views": [1], "alpha": [0.0, 0.9], "gate": [False]}
     options = recipe(
-        texts, "transformer", ENCODER, distill="attention", training=training | {"trial_epochs": 4}
+        texts, "transformer", ENCODER, distill="attention", training=training | {"trial_epochs": 2}
     )
     # a bare encoder, so that a kill may fall into the teacher's training too
     options["teacher"] = str(opinions.encoder(tmp_path / "encoder"))
-    options["teacher_training"] |= {"epochs": 10}
+    options["teacher_training"] |= {"epochs": 6}
     toml = write_toml(tmp_path / "recipe.toml", options)
 
     def start(name: str) -> subprocess.Popen[bytes]:
