@@ -14,7 +14,7 @@ from torch import nn
 
 from edgedistill import quantize
 from edgedistill.export import onnx as exporter
-from edgedistill.students import FAMILIES
+from edgedistill.students import FAMILIES, tasks_of
 from edgedistill.students.modules import as_if_trained
 
 SEED = 20_261_124
@@ -47,7 +47,7 @@ def student(family: str, spec: Any, shape: Shape, classes: int) -> nn.Module:
 @cache
 def exported(family: str, spec: Any, shape: Shape, classes: int, precision: str) -> bytes:
     """The student's ONNX file."""
-    text = FAMILIES[family].task == "text-classification"
+    text = "text-classification" in tasks_of(FAMILIES[family])
     if precision == "float32":
         return exporter.export(student(family, spec, shape, classes), shape, text)
     float32 = exported(family, spec, shape, classes, "float32")

@@ -74,7 +74,40 @@ def stripes(seed: int = 0, count: int = 60) -> Dataset:
     x[y == 0, :2] += 130
     x[y == 1, 2:] += 130
     x[y == 2, :, :2] += 130
-    return data.split("stripes", x, y.astype(np.int64), ("above", "below", "left"))
+    sample = Sample("image", "uint8", (4, 4, 1))
+    return data.split("stripes", x, y.astype(np.int64), ("above", "below", "left"), sample)
+
+
+def tones(seed: int = 0, count: int = 60) -> Dataset:
+    """Half a second of a low, a middle or a high tone in noise, 4,000 samples a second."""
+    random = np.random.default_rng(seed)
+    y = np.arange(count) % 3
+    times = np.arange(2000) / 4000
+    hertz = np.array([300, 700, 1500])[y] * random.uniform(0.9, 1.1, count)
+    loud = random.uniform(2000, 8000, (count, 1))
+    wave = loud * np.sin(2 * np.pi * hertz[:, None] * times) + random.normal(0, 500, (count, 2000))
+    log_mel = {
+        "op": "log_mel", "rate_hz": 4000, "frame": 128, "step": 64, "bands": 16, "low_hz": 20.0,
+        "high_hz": 2000.0,
+    }  # fmt: skip
+    return data.split(
+        "tones", np.rint(wave).astype(np.int16), y.astype(np.int64), ("low", "middle", "high"),
+        Sample("audio", "int16", (2000,), 4000.0), features=(log_mel,),
+    )  # fmt: skip
+
+
+def waves(seed: int = 0, count: int = 60) -> Dataset:
+    """32 steps of two channels: the first, the second or both of them swing."""
+    random = np.random.default_rng(seed)
+    y = np.arange(count) % 3
+    swing = np.sin(np.arange(32) / 2 + random.uniform(0, 6, (count, 1)))
+    x = random.normal(0, 0.3, (count, 2, 32))
+    x[y != 1, 0] += swing[y != 1]
+    x[y != 0, 1] += 3 * swing[y != 0]
+    return data.split(
+        "waves", x.astype(np.float32), y.astype(np.int64), ("first", "second", "both"),
+        Sample("sensor", "float32", (2, 32)),
+    )  # fmt: skip
 
 
 def sentences(seed: int = 0, count: int = 40, unlabelled: int = 0) -> Dataset:

@@ -20,6 +20,7 @@ from edgedistill_runtime.errors import EdgeDistillError
 
 if TYPE_CHECKING:
     from edgedistill_runtime.bench import BenchResult
+    from edgedistill_runtime.evaluate import Evaluation
     from edgedistill_runtime.manifest import Control, Manifest
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
@@ -76,11 +77,15 @@ def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | 
 @BUNDLE
 @click.argument("inputs", nargs=-1, required=True)
 def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
-    """Classify INPUTS: images, .npy or .txt files, folders of them, .jsonl, or - for JSON Lines.
+    """Classify INPUTS: files of what the model takes, folders of them, or - for JSON Lines.
 
-    A line of input is {"id": "…", "input": [[…]]}, or {"id": "…", "input": "text"} for a model of
-    texts; a .txt has a text a line.  Prints one JSON object a line; a bad input is an object with
-    "error", and the exit code is then 2.
+    Images: image files and .npy.  Audio: .wav and .npy.  Sensors: .csv (a header line, a column a
+    channel, a line a step) and .npy.  Texts: .txt with a text a line.  Each also as .jsonl, with
+    {"id": "…", "input": [[…]]} or {"id": "…", "input": "text"} a line.  A recording that is longer
+    than the model's window is classified window by window.
+
+    Prints one JSON object a line; a bad input is an object with "error", and the exit code is then
+    2.
     """
     from edgedistill_runtime.errors import InputError
     from edgedistill_runtime.inputs import read_items
@@ -109,14 +114,14 @@ def evaluate(bundle: Path, split: Path, as_json: bool) -> None:
     """The metric of a bundle over a labelled SPLIT, on this machine.
 
     SPLIT is a .jsonl with {"input": …, "label": "name"} a line (a list of names where a sample may
-    have several), or for images an .npz with x and y.
+    have several), or but for texts an .npz with x and y.
     """
     from edgedistill_runtime.evaluate import evaluate as measure
 
     result = measure(bundle, split)
-    _say(f"{result.metric} {result.value:.4f} over {result.samples} samples")
+    _say(f"{result.metric} {result.value:.4f} over {result.samples} samples{_answered(result)}")
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result)))
+        click.echo(result.to_json())
 
 
 @cli.command()
@@ -137,6 +142,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         "id": opened.id,
         "task": f"{m.task}, {len(m.labels)} labels",
         "sample": _sample(m),
+        "steps": _steps(m.preprocess),
+        "answer": _steps(m.postprocess),
         "model": f"{m.backend.name}, {m.precision}, {m.backend.threads} thread(s)",
         "size": f"{opened.size / 2**20:.3f} MiB in {len(m.files) + 1} files",
         m.accuracy.metric: f"{m.accuracy.student:.4f} (teacher {m.accuracy.teacher:.4f}, "
@@ -171,7 +178,36 @@ def _sample(m: Manifest) -> str:
     if m.sample.kind == "text":
         step = m.preprocess[0]
         return f"text, {step.get('max_length')} tokens of {step.get('max_characters')} characters"
-    return f"{m.sample.kind}, {m.sample.dtype} {list(m.sample.shape)}"
+    shape = str(list(m.sample.shape))
+    if m.sample.any_size:
+        shape = f"of any size, {m.sample.shape[2]} channel(s)"
+    text = f"{m.sample.kind}, {m.sample.dtype} {shape}"
+    if m.sample.rate_hz is not None:
+        text += f", {m.sample.rate_hz:g} a second ({m.sample.shape[-1] / m.sample.rate_hz:g} s)"
+    return text if m.sample.hop is None else f"{text}, a window every {m.sample.hop}"
+
+
+def _steps(steps: tuple[dict[str, Any], ...]) -> str:
+    """Their names, each with the arguments that are one word or number."""
+    texts = []
+    for step in steps:
+        plain = [f"{k} {v}"[:80] for k, v in step.items() if k != "op" and not _is_nested(v)]
+        texts.append(str(step.get("op"))[:80] + (f" ({', '.join(plain)})" if plain else ""))
+    return ", ".join(texts) or "none"
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | dict)
+
+
+def _answered(result: Evaluation) -> str:
+    if result.answered is None:
+        return ""
+    if result.answered_metric is None:
+        return "; none over the threshold"
+    return (
+        f"; {result.answered:.1%} over the threshold, accuracy {result.answered_metric:.4f} there"
+    )
 
 
 def _control(c: Control | None) -> str:

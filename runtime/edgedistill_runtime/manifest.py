@@ -35,6 +35,11 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # or half of a 
 FILE_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 DTYPE_SIZES = {"float32": 4, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
 MAX_ELEMENTS = 1 << 28
+MAX_PIXELS = 1 << 26
+"""Of an image of any size: 64 megapixels."""
+MAX_RATE_HZ = 1e9
+ANY_SIZE = (-1, -1)
+"""Height and width of images that may have any."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,21 @@ class Sample:
     """What `predict` takes: one decoded sample, before preprocessing."""
 
     kind: str
-    """"image" or "text"."""
+    """"image", "audio", "sensor" or "text"."""
     dtype: str
-    """"uint8" for an image, "text" for a text."""
+    """"uint8" for an image, "int16" for audio, "float32" for a sensor, "text" for a text."""
     shape: tuple[int, ...]
-    """(height, width, channels) of an image, () of a text."""
+    """(height, width, channels) of an image, (samples,) of audio, (channels, steps) of a sensor, ()
+    of a text.  A height and width of −1 is any size: `resize` is then the first step."""
+    rate_hz: float | None = None
+    """Samples or steps a second; always known of audio."""
+    hop: int | None = None
+    """Samples or steps from one window of a longer recording to the next; None: the window's."""
+
+    @property
+    def any_size(self) -> bool:
+        """Whether images of every height and width are taken."""
+        return self.kind == "image" and self.shape[:2] == ANY_SIZE
 
 
 @dataclass(frozen=True)
@@ -174,6 +189,14 @@ class Manifest:
     predicted: Predicted
     accuracy: Accuracy
     provenance: dict[str, Any]
+
+    @property
+    def golden_shape(self) -> tuple[int, ...]:
+        """Shape of one golden sample; of images of any size, the size that they are brought to."""
+        if not self.sample.any_size:
+            return self.sample.shape
+        first = self.preprocess[0]
+        return first["height"], first["width"], self.sample.shape[2]
 
     def to_json(self) -> bytes:
         text = json.dumps(
@@ -363,17 +386,100 @@ def _check_tensors(m: Manifest) -> None:
 
 
 def _check_image(m: Manifest) -> None:
-    sample, tensor = m.sample, m.inputs[0]
-    check_array("sample", sample.dtype, sample.shape)
+    sample = m.sample
+    _check_no_windows(m)
     if sample.dtype != "uint8":
-        raise BundleError(f"the manifest's images are {sample.dtype}, not uint8")
+        raise BundleError(f"the manifest's images are {sample.dtype[:64]!r}, not uint8")
     if len(sample.shape) != 3 or sample.shape[2] not in (1, 3):
-        raise BundleError(f"the manifest's images have the shape {list(sample.shape)}")
+        raise BundleError(
+            f"the manifest's images have the shape {list(sample.shape)}, "
+            "not [height, width, 1 or 3 channels]"
+        )
+    if sample.any_size:
+        _check_resize(m)
+    check_array("sample", sample.dtype, m.golden_shape)
+    _check_input(m)
+
+
+def _check_resize(m: Manifest) -> None:
+    """Images of any size become those of one size, or no engine could take them."""
+    first = m.preprocess[0] if m.preprocess else {}
+    sizes = [first.get("height"), first.get("width")]
+    if first.get("op") != "resize" or not all(type(n) is int and n >= 1 for n in sizes):
+        raise BundleError(
+            "the manifest's images have any size, and its first preprocessing step is not "
+            "'resize' with a height and a width of at least 1"
+        )
+
+
+def _check_audio(m: Manifest) -> None:
+    sample = m.sample
+    if sample.dtype != "int16" or len(sample.shape) != 1:
+        raise BundleError(
+            f"the manifest's audio is {sample.dtype[:64]!r} of shape {list(sample.shape)}, "
+            "not int16 of shape [samples]"
+        )
+    if sample.rate_hz is None or not sample.rate_hz.is_integer():
+        raise BundleError(
+            f"the manifest's sample.rate_hz is {_number_text(sample.rate_hz)}; "
+            "audio has a whole number of samples a second"
+        )
+    for step in m.preprocess:
+        if step.get("op") == "log_mel" and step.get("rate_hz") != sample.rate_hz:
+            raise BundleError(
+                f"the manifest's audio has {sample.rate_hz:g} samples a second, and its step "
+                f"'log_mel' takes {str(step.get('rate_hz'))[:32]}"
+            )
+    _check_windows(m)
+    _check_input(m)
+
+
+def _check_sensor(m: Manifest) -> None:
+    sample = m.sample
+    if sample.dtype != "float32" or len(sample.shape) != 2:
+        raise BundleError(
+            f"the manifest's sensor data is {sample.dtype[:64]!r} of shape {list(sample.shape)}, "
+            "not float32 of shape [channels, steps]"
+        )
+    _check_windows(m)
+    _check_input(m)
+
+
+def _check_windows(m: Manifest) -> None:
+    sample = m.sample
+    check_array("sample", sample.dtype, sample.shape)
+    if sample.rate_hz is not None and not 0 < sample.rate_hz <= MAX_RATE_HZ:
+        raise BundleError(
+            f"the manifest's sample.rate_hz is {sample.rate_hz:g}; "
+            f"a rate is over 0 and at most {MAX_RATE_HZ:g}"
+        )
+    if sample.hop is not None and not 1 <= sample.hop <= MAX_ELEMENTS:
+        raise BundleError(
+            f"the manifest's sample.hop is {sample.hop}, not 1 to {MAX_ELEMENTS}, or null"
+        )
+
+
+def _check_no_windows(m: Manifest) -> None:
+    for key in ("rate_hz", "hop"):
+        value = getattr(m.sample, key)
+        if value is not None:
+            raise BundleError(
+                f"the manifest's sample.{key} is {value:g}; only audio and sensors have one"
+            )
+
+
+def _check_input(m: Manifest) -> None:
+    tensor = m.inputs[0]
     check_array(f"tensor {tensor.name!r}", tensor.dtype, tensor.shape)
+
+
+def _number_text(value: float | None) -> str:
+    return "missing" if value is None else f"{value:g}"
 
 
 def _check_text(m: Manifest) -> None:
     sample, tensor = m.sample, m.inputs[0]
+    _check_no_windows(m)
     if (sample.dtype, sample.shape) != ("text", ()):
         raise BundleError(
             f"the manifest's texts are {sample.dtype[:64]!r} of shape {list(sample.shape)}, "
@@ -390,7 +496,12 @@ def _check_text(m: Manifest) -> None:
         )
 
 
-SAMPLES: dict[str, Callable[[Manifest], None]] = {"image": _check_image, "text": _check_text}
+SAMPLES: dict[str, Callable[[Manifest], None]] = {
+    "audio": _check_audio,
+    "image": _check_image,
+    "sensor": _check_sensor,
+    "text": _check_text,
+}
 
 
 def check_array(what: str, dtype: str, shape: tuple[int, ...]) -> None:

@@ -16,7 +16,7 @@ from edgedistill_runtime import arrays, bundle, postprocess, preprocess, texts
 from edgedistill_runtime.backends import opener
 from edgedistill_runtime.bundle import Bundle
 from edgedistill_runtime.errors import BundleError, EngineError, InputError
-from edgedistill_runtime.manifest import Manifest, Tensor, check_array
+from edgedistill_runtime.manifest import MAX_PIXELS, Manifest, Tensor, check_array
 
 if TYPE_CHECKING:
     from edgedistill_runtime.tokenize import TextEncoder
@@ -27,11 +27,14 @@ Array = NDArray[Any]
 @dataclass(frozen=True)
 class Prediction:
     label: str
-    """The one with the highest score."""
+    """The one with the highest score, or the bundle's word for a score under its threshold."""
     score: float
-    """The label's score, 0 to 1."""
+    """The highest score, 0 to 1."""
     labels: tuple[str, ...]
-    """What the sample is: `label`; where it may be several things, all that score at least 0.5."""
+    """What the sample is: `label`; where it may be several things, all that score at least 0.5.
+    Empty under the threshold."""
+    top: tuple[tuple[str, float], ...]
+    """The labels with the highest scores and those, best first: as many as the bundle asks for."""
     scores: dict[str, float]
     """Score of every label."""
     latency_ms: float
@@ -54,8 +57,8 @@ class Model:
         self.bundle_id = opened.id
         self._golden = _golden(opened)
         self._preprocess = preprocess.build(self.manifest.preprocess, opened.files)
-        self._postprocess = postprocess.build(self.manifest.postprocess)
-        self._multi_label = postprocess.multi_label(self.manifest.postprocess)
+        self.answer = postprocess.build(self.manifest.postprocess, self.manifest.labels)
+        self._labels = self.manifest.labels
         self._session = opener(self.manifest.backend.name)(
             opened.files[self.manifest.model], self.manifest.backend
         )
@@ -64,6 +67,8 @@ class Model:
         _same("outputs", self._session.outputs, self.manifest.outputs)
         sample, declared = self.manifest.sample, self.manifest.inputs[0]
         self._is_text = sample.kind == "text"
+        self._any_size = sample.any_size
+        self._may_be_nan = sample.dtype == "float32"
         self._sample = (None if self._is_text else np.dtype(sample.dtype), sample.shape)
         self._input = declared.name
         self._declared = (np.dtype(declared.dtype), declared.shape)
@@ -84,18 +89,25 @@ class Model:
         Raises InputError if it is of another type or shape, or its scores are not finite.
         """
         start = time.perf_counter_ns()
+        answer = self.answer
         with np.errstate(all="ignore"):
-            scores = self._postprocess(self.logits(sample))
-        best = int(scores.argmax())  # that of a NaN, if there is one
-        if not math.isfinite(scores[best]):
+            scores = answer.scores(self.logits(sample))
+        best, values = int(scores.argmax()), scores.tolist()
+        score = values[best]  # a NaN, if there is one
+        if not math.isfinite(score):
             raise InputError("the model's scores for this sample are not finite numbers")
-        labels = self.manifest.labels
-        table = dict(zip(labels, scores.tolist(), strict=True))
-        answer: tuple[str, ...] = (labels[best],)
-        if self._multi_label:
-            answer = tuple(label for label, score in table.items() if score >= 0.5)
+        label = self._labels[best]
+        table = dict(zip(self._labels, values, strict=True))
+        top: tuple[tuple[str, float], ...] = ((label, score),)
+        labels: tuple[str, ...] = (label,)
+        if answer.k > 1:
+            top = tuple(sorted(table.items(), key=_by_score, reverse=True)[: answer.k])
+        if score < answer.threshold:
+            label, labels = answer.unknown, ()
+        elif answer.multi_label:
+            labels = tuple(name for name, value in table.items() if value >= 0.5)
         latency_ms = (time.perf_counter_ns() - start) / 1e6
-        return Prediction(labels[best], float(scores[best]), answer, table, latency_ms)
+        return Prediction(label, score, labels, top, table, latency_ms)
 
     def logits(self, sample: Array | str) -> Array:
         """The model's first output for one decoded sample, or for a text.  -> (classes,)"""
@@ -104,10 +116,9 @@ class Model:
             if not isinstance(sample, str):
                 raise InputError(f"the sample is {_describe(sample)}; the model takes a text")
         elif not isinstance(sample, np.ndarray) or sample.dtype != dtype or sample.shape != shape:
-            raise InputError(
-                f"the sample is {_describe(sample)}; the model takes {self.manifest.sample.dtype} "
-                f"of shape {list(shape)}"
-            )
+            self._check_any_size(sample)
+        if self._may_be_nan and not np.isfinite(cast(Array, sample)).all():
+            raise InputError("the sample has values that are not finite numbers (NaN or infinity)")
         result: Array = self._answer({self._input: self._prepare(sample)})[0][0]
         return result
 
@@ -157,6 +168,29 @@ class Model:
     def _prepare(self, sample: Array | str) -> Array:
         return self._preprocess(sample)[None]
 
+    def _check_any_size(self, sample: Any) -> None:
+        """Raises InputError if this is no image, or the model takes no other size than its own."""
+        dtype, shape = self._sample
+        if (
+            self._any_size
+            and isinstance(sample, np.ndarray)
+            and sample.dtype == dtype
+            and sample.ndim == 3
+            and sample.shape[2] == shape[2]
+            and sample.size
+        ):
+            if sample.shape[0] * sample.shape[1] <= MAX_PIXELS:
+                return
+            raise InputError(
+                f"the image has {sample.shape[0] * sample.shape[1]} pixels, more than "
+                f"{MAX_PIXELS} (64 megapixels); make it smaller"
+            )
+        wanted = f"[height, width, {shape[2]}]" if self._any_size else str(list(shape))
+        raise InputError(
+            f"the sample is {_describe(sample)}; the model takes {self.manifest.sample.dtype} "
+            f"of shape {wanted}"
+        )
+
     def _check_vocabulary(self, size: int) -> None:
         """Look up the last id: a smaller table would fail in the field, at the first rare word."""
         try:
@@ -190,7 +224,7 @@ def _golden(opened: Bundle) -> tuple[Array | list[str], Array]:
     if sample.kind == "text":
         inputs = texts.decode(golden.inputs, opened.files[golden.inputs], golden.count)
     else:
-        shape = (golden.count, *sample.shape)
+        shape = (golden.count, *opened.manifest.golden_shape)
         check_array("golden inputs", sample.dtype, shape)
         inputs = arrays.decode(golden.inputs, opened.files[golden.inputs], sample.dtype, shape)
     shape = (golden.count, *output.shape[1:])
@@ -200,6 +234,10 @@ def _golden(opened: Bundle) -> tuple[Array | list[str], Array]:
 def _same(what: str, found: tuple[Tensor, ...], declared: tuple[Tensor, ...]) -> None:
     if found != declared:
         raise BundleError(f"the model's {what} are not those that the manifest declares")
+
+
+def _by_score(item: tuple[str, float]) -> float:
+    return item[1]
 
 
 def _describe(value: Any) -> str:

@@ -16,13 +16,13 @@ from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import moved_elements, table_rows, total_macs, total_parameters
 from edgedistill.cost.latency import estimate
 from edgedistill.profiles import DeviceProfile
-from edgedistill.students import FAMILIES
+from edgedistill.students import FAMILIES, tasks_of
 
 DIGITS, CLASSES = (1, 8, 8), 10
 PHOTOS, PHOTO_CLASSES = (3, 32, 32), 3
 TEXTS, TOPICS = (32,), 5
 SHORT, MOODS = (7,), 2
-IMAGES = [name for name, family in FAMILIES.items() if family.task == "image-classification"]
+IMAGES = [name for name, f in FAMILIES.items() if "image-classification" in tasks_of(f)]
 SHAPES = {name: (DIGITS, CLASSES) if name in IMAGES else (TEXTS, TOPICS) for name in FAMILIES}
 OTHERS = {name: (PHOTOS, PHOTO_CLASSES) if name in IMAGES else (SHORT, MOODS) for name in FAMILIES}
 COUNTS = {"convnet": 12, "static": 7, "transformer": 9}
@@ -32,6 +32,12 @@ CASES = [
     for case, count in ((SHAPES[name], COUNTS[name]), (OTHERS[name], 1))
     for spec in spread(family.specs(case[0]), count)
 ]
+CASES += [
+    ("convnet", spec, shape, 4)
+    for shape in ((3, 96, 96), (1, 40, 61), (6, 1, 128), (2, 1, 1000))
+    for spec in spread(FAMILIES["convnet"].specs(shape), 3)
+]
+"""Large images, spectrograms, and sequences."""
 
 
 def _name(value):

@@ -54,8 +54,11 @@ class Board:
 
     def runtime(self, *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """`edgedistill-run ARGS`, from the copied package: the board has no pip."""
-        python = ("env", f"PYTHONPATH={REMOTE}", "python3")
-        return self.run(*python, "-m", "edgedistill_runtime", *args, timeout=timeout)
+        return self.python("-m", "edgedistill_runtime", *args, timeout=timeout)
+
+    def python(self, *args: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """The board's Python, which finds the copied package."""
+        return self.run("env", f"PYTHONPATH={REMOTE}", "python3", *args, timeout=timeout)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests import opinions
+from tests import kinds, opinions
 from tests.conftest import Fitted, run_fit
 
 from edgedistill_runtime import load
@@ -117,6 +118,32 @@ def test_a_text_bundle_answers_on_the_board_as_on_the_host(
     model = load(fitted.bundle)
     for line, here in zip(done.stdout.splitlines(), map(model.predict, texts), strict=True):
         assert json.loads(line)["scores"] == pytest.approx(here.scores, abs=0.02)
+
+
+def test_the_steps_before_a_network_give_the_same_bits_on_the_board(board: Any) -> None:
+    script = Path(__file__).with_name("parity_digests.py")
+    board.put(script, script.name)
+    there = board.python(script.name, timeout=600)
+    assert there.returncode == 0, there.stderr
+    here = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, encoding="utf-8", check=True
+    )
+    assert json.loads(there.stdout) == json.loads(here.stdout)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "sensor"])
+def test_a_bundle_of_each_kind_answers_on_the_board_as_on_the_host(
+    board: Any, tmp_path: Path, cache: Path, kind: str
+) -> None:
+    recipe = kinds.recipe(tmp_path, kind, precision="int8")
+    done = run_fit(tmp_path / "out", cache, str(recipe))
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    fitted = Fitted(tmp_path / "out", report, done.stdout, done.stderr)
+    board.put(fitted.bundle, BUNDLE)
+    board.put(fitted.test_split, SPLIT)
+    verified = board.runtime("verify", BUNDLE)
+    assert verified.returncode == 0, verified.stderr
+    assert_accuracy_as_reported(board, fitted)
 
 
 def fit_texts(folder: Path, cache: Path, family: str, precision: str) -> Fitted:

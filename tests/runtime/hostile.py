@@ -18,7 +18,16 @@ from typing import Any
 
 import numpy as np
 from tests.runtime import onnx_bytes as ox
-from tests.runtime.runtime_support import MISSING, Parts, fields, fits
+from tests.runtime.runtime_support import (
+    KINDS,
+    MISSING,
+    STEPS,
+    Parts,
+    fields,
+    fits,
+    kind_parts,
+    kind_samples,
+)
 from tests.runtime.zip_bytes import Entry, zip_bytes
 
 Files = Iterator[tuple[str, bytes]]
@@ -236,6 +245,10 @@ def _may_be_empty(path: str, value: Any) -> bool:
     return (path in lists and value == []) or (is_number and path.endswith(numbers))
 
 
+SOFTMAX = {"op": "softmax"}
+UNSURE = {"op": "threshold", "value": 0.5, "label": "unknown"}
+BEST = {"op": "top_k", "k": 3}
+
 OUT_OF_RANGE: dict[str, list[Any]] = {
     "format_version": [0, -1, 2, 1 << 40],
     "version": [-1, 1 << 60],
@@ -264,6 +277,8 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
         [1 << 62] * 3,
         [1 << 40, 8, 1],
     ],
+    "sample.rate_hz": [0, 30, 1e300, -1],
+    "sample.hop": [0, 1, -1, 1 << 40],
     "inputs": [[]],
     "inputs.0.name": ["", "picture", "\0", "image "],
     "inputs.0.dtype": ["", "object", "uint8", "float64"],
@@ -289,8 +304,26 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "preprocess.0.std": [None, 1, "1", [], [0], [-1], [0.5, 0.5], ["1"], [1e300], [1e-300]],
     "preprocess.0.unknown": [1],
     "preprocess.1.axis": [0],
-    "postprocess": [[{}], [{"op": "argmax"}], [{"op": None}], [{"op": "softmax"}] * 17],
-    "postprocess.0.temperature": [1.0, None],
+    "postprocess": [
+        [{}],
+        [{"op": "argmax"}],
+        [{"op": None}],
+        [{"op": "softmax"}] * 17,
+        *([step] for step in (UNSURE, BEST)),
+        *([step, SOFTMAX] for step in (UNSURE, BEST)),
+        *([SOFTMAX, step, step] for step in (UNSURE, BEST)),
+        *([SOFTMAX, step, SOFTMAX] for step in (UNSURE, BEST)),
+        *([SOFTMAX, {**UNSURE, "value": v}] for v in (None, True, "0.5", [], 0, 1, -1, 1e300)),
+        *([SOFTMAX, {**UNSURE, "label": v}] for v in (None, True, 5, [], {}, "", " ", "7")),
+        *([SOFTMAX, {**UNSURE, "label": v}] for v in ("x" * 65, "x" * 4096, "\u202eabc", "\u200b")),
+        *([SOFTMAX, {**BEST, "k": v}] for v in (None, True, "1", [], 0, -1, 1.0, 11, 1 << 62)),
+        *([SOFTMAX, {**step, "x": 1}] for step in (UNSURE, BEST)),
+        *([SOFTMAX, {"op": op}] for op in ("threshold", "top_k")),
+        [SOFTMAX, {"op": "threshold", "value": 0.5}],
+        [SOFTMAX, {"op": "threshold", "label": "unknown"}],
+    ],
+    "postprocess.0.temperature": [None, True, "1", [], {}, 0, -1, 1e300, 1e-300, -1e-300],
+    "postprocess.0.axis": [1],
     "accuracy.control.low": [0.02, 1e300],
     "accuracy.control.high": [0, -1e300],
     "accuracy.control.gain": [-1, 1],
@@ -322,6 +355,144 @@ def out_of_range(parts: Parts) -> Files:
 
 def _with(parts: Parts, path: str, value: Any) -> bytes:
     return zip_bytes(parts.changed(manifest={path: value}).entries())
+
+
+OUT_OF_RANGE_OF: dict[str, dict[str, list[Any]]] = {
+    "any_size": {
+        "sample.kind": ["audio", "sensor", "text", "images"],
+        "sample.shape": [
+            *([-1, 8, 1], [8, -1, 1], [-1, -1, -1], [-1, -1, 0], [-1, -1, 3], [-1, -1]),
+            *([-1], [-2, -2, 1], [-1, -1, 1, 1], [0, 0, 1], [16, 16, 1]),
+        ],
+        "sample.rate_hz": [30, 0, -1],
+        "sample.hop": [1, 0],
+        "preprocess": [
+            [],
+            list(STEPS),
+            [*STEPS, {"op": "resize", "height": 8, "width": 8, "fit": "crop"}],
+            [{"op": "crop", "height": 8, "width": 8}, *STEPS],
+            [{"op": "resize"}, *STEPS],
+            [{"op": "resize", "height": 9, "width": 8, "fit": "crop"}, *STEPS],
+            [{"op": "resize", "height": 8, "width": 8, "fit": "crop", "filter": "box"}, *STEPS],
+            *(
+                [{"op": "resize", "height": n, "width": n, "fit": "crop"}, *STEPS]
+                for n in (1 << 12, 1 << 14, 1 << 20, 1 << 40)
+            ),
+        ],
+        "preprocess.0.fit": ["", "cover", None, 1, True, [], {}],
+    },
+    "audio": {
+        "sample.kind": ["image", "sensor", "text", "Audio", "sound"],
+        "sample.dtype": ["uint8", "int8", "float32", "int32", "text", "object"],
+        "sample.shape": [
+            *([], [0], [-1], [1], [255], [1599], [1792], [1, 1600], [1600, 1], [1 << 28]),
+            *([1 << 40], [1600, 2]),
+        ],
+        "sample.rate_hz": [None, MISSING, 0, -8000, 7999.5, 1e300, 1 << 62, "8000", True],
+        "sample.hop": [0, -1, 1 << 40, 0.5, "800", True],
+        "preprocess": [[], list(STEPS)],
+        "preprocess.2.axis": [0, 1, -1, -2, -4, 1 << 40, None, True, 1.0, "x", []],
+    },
+    "sensor": {
+        "sample.kind": ["image", "audio", "text", "sensors"],
+        "sample.dtype": ["uint8", "int16", "float64", "int32", "text", "object"],
+        "sample.shape": [
+            *([], [8], [8, 0], [0, 8], [8, -1], [8, 9], [9, 8], [4, 16], [64, 1], [1, 8, 8]),
+            *([1 << 20, 1 << 20], [1 << 28, 8]),
+        ],
+        "sample.rate_hz": [0, -50, 1e300, 1 << 62, "50", True],
+        "sample.hop": [0, -1, 1 << 40, 0.5, "4", True],
+        "preprocess": [[], list(STEPS)],
+        "preprocess.1.axis": [0, 1, -1, -3, 1 << 40, None, True, 1.0, "x", []],
+    },
+}
+WRONG_ARGUMENTS = (None, True, "x", [], {}, [None], [[]], [True] * 8, ["1"] * 8, -1, 1e300, 1 << 62)
+
+
+def out_of_range_kinds(parts: Parts) -> Files:
+    """Bundles of images of any size, of audio and of sensors."""
+    for kind, table in OUT_OF_RANGE_OF.items():
+        good = kind_parts(kind)
+        for path, values in table.items():
+            for value in values:
+                yield f"{kind} {path} = {str(value)[:40]}", _with(good, path, value)
+
+
+def step_arguments(parts: Parts) -> Files:
+    """Every argument of every step that is not for images alone: missing, or another thing."""
+    for kind, (_, steps) in KINDS.items():
+        good = kind_parts(kind)
+        for i, step in enumerate(steps):
+            yield f"{kind} {step['op']} with x", _with(good, f"preprocess.{i}.x", 1)
+            for name in step.keys() - {"op"}:
+                path = f"preprocess.{i}.{name}"
+                if name != "fit":  # the only one that has a default
+                    yield f"{kind} without {path}", _with(good, path, MISSING)
+                for value in WRONG_ARGUMENTS:
+                    yield f"{kind} {path} = {str(value)[:20]}", _with(good, path, value)
+
+
+LARGE_STEPS: dict[str, list[dict[str, Any]]] = {
+    "any_size": [
+        {"op": "resize", "height": h, "width": w, "fit": fit}
+        for h, w in ((1, 1), (1 << 14, 1 << 13), (1 << 28, 1), (1, 1 << 28), (1 << 62, 1 << 62))
+        for fit in ("stretch", "crop", "pad")
+    ],
+    "audio": [
+        {**KINDS["audio"][1][0], **change}
+        for change in (
+            *({"bands": n} for n in (0, 9, 1 << 12, 1 << 20, 1 << 31)),
+            *({"frame": n} for n in (0, 1, 2, 1601, 1 << 20, 1 << 31)),
+            *({"step": n} for n in (0, 1, 193, 1 << 31)),
+            *({"rate_hz": n} for n in (0, 1, 16000, 1 << 31)),
+            *({"low_hz": n} for n in (4000, 4001, 1e9)),
+            *({"high_hz": n} for n in (0, 20, 4001, 1e9)),
+        )
+    ],
+    "sensor": [
+        {"op": "standardize", "mean": [0.5] * n, "std": [2.0] * n} for n in (0, 1, 7, 9, 10_000)
+    ]
+    + [
+        {"op": "standardize", "mean": [0.5] * 8, "std": [value] * 8}
+        for value in (0, -1, 1e-300, 1e300)
+    ],
+}
+
+
+def large_steps(parts: Parts) -> Files:
+    """First steps whose arguments have the right types, and lead elsewhere or nowhere."""
+    for kind, steps in LARGE_STEPS.items():
+        good = kind_parts(kind)
+        for step in steps:
+            yield f"{kind} {str(step)[:80]}", _with(good, "preprocess.0", step)
+    fixed = [{"op": "resize", "height": 1 << 14, "width": 1 << 14, "fit": "stretch"}, *STEPS]
+    yield "images of one size, made large", _with(parts, "preprocess", fixed)
+    fixed = [{"op": "insert_axis", "axis": -3}] * 16
+    yield "an axis many times", _with(parts, "preprocess", fixed)
+
+
+def golden_of_other_kinds(parts: Parts) -> Files:
+    """Golden samples of another type or shape than the sample's, or of no numbers."""
+    kinds = {"any_size": np.uint8, "audio": np.int16, "sensor": np.float32}
+    for kind in kinds:
+        good, samples = kind_parts(kind), kind_samples(kind)
+        shapes = [samples[:3], samples[..., :-1], samples[None], samples.reshape(-1), samples[0]]
+        types = [samples.astype(t) for t in ("u1", "i2", "f4", "i8") if t != samples.dtype.str[1:]]
+        for i, other in enumerate([*shapes, *types]):
+            changed = good.changed(files={"golden_inputs.npy": _npy(other)})
+            yield f"{kind} {i}", zip_bytes(changed.entries())
+    good, samples = kind_parts("sensor"), kind_samples("sensor")
+    for value in (np.nan, np.inf, -np.inf):
+        for place in (0, -1):
+            bad = samples.copy()
+            bad.reshape(-1)[place] = value
+            changed = good.changed(files={"golden_inputs.npy": _npy(bad)})
+            yield f"a sensor's {value} at {place}", zip_bytes(changed.entries())
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    sizes = ", ".join(map(str, array.shape)) + "," * (array.ndim == 1)
+    return npy(array.dtype.str, f"({sizes})", np.ascontiguousarray(array).tobytes())
 
 
 def json_bombs(parts: Parts) -> Files:
@@ -870,6 +1041,10 @@ FAMILIES: dict[str, Callable[[Parts], Files]] = {
         altered_ends,
         wrong_types,
         out_of_range,
+        out_of_range_kinds,
+        step_arguments,
+        large_steps,
+        golden_of_other_kinds,
         json_bombs,
         arrays_that_lie,
         models,

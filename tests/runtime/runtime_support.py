@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.runtime import onnx_bytes as ox
 from tests.runtime.zip_bytes import Entry
 
 from edgedistill_runtime import arrays, cli, preprocess
@@ -34,6 +35,37 @@ STEPS: tuple[dict[str, Any], ...] = (
     {"op": "normalize", "scale": 1 / 255, "mean": [0.5], "std": [0.25]},
     {"op": "channels_first"},
 )
+RATE_HZ, WINDOW = 8000, 1600
+KINDS: dict[str, tuple[contract.Sample, tuple[dict[str, Any], ...]]] = {
+    "any_size": (
+        contract.Sample("image", "uint8", (-1, -1, 1)),
+        ({"op": "resize", "height": 8, "width": 8, "fit": "crop"}, *STEPS),
+    ),
+    "audio": (
+        contract.Sample("audio", "int16", (WINDOW,), float(RATE_HZ), 800),
+        (
+            {
+                "op": "log_mel",
+                "rate_hz": RATE_HZ,
+                "frame": 256,
+                "step": 192,  # 8 frames of a window
+                "bands": 8,
+                "low_hz": 20,
+                "high_hz": 4000,
+            },
+            {"op": "standardize", "mean": [20.0] * 8, "std": [5.0] * 8},
+            {"op": "insert_axis", "axis": -3},
+        ),
+    ),
+    "sensor": (
+        contract.Sample("sensor", "float32", (8, 8), 50.0, 4),
+        (
+            {"op": "standardize", "mean": [0.5] * 8, "std": [2.0] * 8},
+            {"op": "insert_axis", "axis": -2},
+        ),
+    ),
+}
+"""Samples and steps of small bundles: images of any size, audio, sensors."""
 MISSING = object()
 """As a change to a manifest: leave the key out."""
 
@@ -121,11 +153,13 @@ def golden_images() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(SEED).integers(0, 256, (4, 8, 8, 1), np.uint8)
 
 
-def answers(model: bytes, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """What the model says to images.  (n, 8, 8, 1) -> (n, 10)"""
+def answers(
+    model: bytes, samples: np.ndarray[Any, Any], steps: tuple[dict[str, Any], ...] = STEPS
+) -> np.ndarray[Any, Any]:
+    """What the model says to images, or to other samples.  (n, 8, 8, 1) -> (n, 10)"""
     session = open_session(model, contract.Backend("onnx"))
-    prepared = preprocess.build(STEPS)(images)
-    return np.concatenate([session.run({"image": x[None]})[0] for x in prepared])
+    name, prepared = session.inputs[0].name, preprocess.build(steps)(samples)
+    return np.concatenate([session.run({name: x[None]})[0] for x in prepared])
 
 
 def environment(*first: Path) -> dict[str, str]:
@@ -136,33 +170,69 @@ def environment(*first: Path) -> dict[str, str]:
 
 def tiny_manifest(model: str) -> tuple[contract.Manifest, dict[str, bytes]]:
     """Manifest and files of a good bundle around `tests/data/<model>.onnx`."""
-    backend = contract.Backend("onnx")
+    sample = contract.Sample("image", "uint8", (8, 8, 1))
     data = (DATA / f"{model}.onnx").read_bytes()
+    precision = "int8" if "int8" in model else "float32"
+    return _manifest(sample, STEPS, data, golden_images(), precision)
+
+
+def kind_manifest(kind: str) -> tuple[contract.Manifest, dict[str, bytes]]:
+    """Manifest and files of a good bundle of one of `KINDS`."""
+    sample, steps = KINDS[kind]
+    data = (DATA / "tiny.onnx").read_bytes()
+    if kind == "sensor":
+        signal = [ox.value("signal", (1, 8, 1, 8))]
+        data = ox.model(ox.graph(ox.head("signal"), ox.HEAD, signal))
+    return _manifest(sample, steps, data, kind_samples(kind), "float32")
+
+
+def kind_samples(kind: str, count: int = 4, seed: int = SEED) -> np.ndarray[Any, Any]:
+    """Samples as they are packed as references.  (count, …)"""
+    rng, sample = np.random.default_rng(seed), KINDS[kind][0]
+    if kind == "any_size":
+        return rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
+    if kind == "audio":
+        return rng.integers(-(1 << 15), 1 << 15, (count, *sample.shape)).astype(np.int16)
+    return rng.normal(0, 1, (count, *sample.shape)).astype(np.float32)
+
+
+def kind_parts(kind: str) -> Parts:
+    """A good bundle of one of `KINDS` taken apart."""
+    manifest, files = kind_manifest(kind)
+    return Parts(json.loads(manifest.to_json()), files)
+
+
+def _manifest(
+    sample: contract.Sample,
+    steps: tuple[dict[str, Any], ...],
+    data: bytes,
+    golden: np.ndarray[Any, Any],
+    precision: str,
+) -> tuple[contract.Manifest, dict[str, bytes]]:
+    backend = contract.Backend("onnx")
     session = open_session(data, backend)
-    images = golden_images()
-    outputs = answers(data, images)
     files = {
         "model.onnx": data,
-        "golden_inputs.npy": arrays.encode(images),
-        "golden_outputs.npy": arrays.encode(outputs),
+        "golden_inputs.npy": arrays.encode(golden),
+        "golden_outputs.npy": arrays.encode(answers(data, golden, steps)),
     }
     return (
         contract.Manifest(
             format_version=contract.FORMAT_VERSION,
             name="tiny",
             version=3,
-            task="image-classification",
+            task=f"{sample.kind}-classification",
             backend=backend,
             model="model.onnx",
             files=listed(files),
-            sample=contract.Sample("image", "uint8", (8, 8, 1)),
+            sample=sample,
             inputs=session.inputs,
             outputs=session.outputs,
-            preprocess=STEPS,
+            preprocess=steps,
             postprocess=({"op": "softmax"},),
             labels=LABELS,
-            golden=contract.Golden("golden_inputs.npy", "golden_outputs.npy", len(images), 1e-2),
-            precision="int8" if "int8" in model else "float32",
+            golden=contract.Golden("golden_inputs.npy", "golden_outputs.npy", len(golden), 1e-2),
+            precision=precision,
             budget=contract.Budget(latency_ms=1000.0, peak_ram_mib=4096.0, size_mib=1.0),
             board=contract.Board("rpi4", ("Raspberry Pi 4",), "onnxruntime", "1.27.0"),
             predicted=contract.Predicted("estimated", contract.Latency(0.1, 0.2), 60.0),

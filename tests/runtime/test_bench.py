@@ -7,7 +7,15 @@ import json
 import onnxruntime
 import pytest
 from tests.runtime import onnx_bytes as ox
-from tests.runtime.runtime_support import answers, golden_images, run_cli, tiny_manifest
+from tests.runtime.runtime_support import (
+    KINDS,
+    answers,
+    golden_images,
+    kind_parts,
+    run_cli,
+    tiny_manifest,
+)
+from tests.runtime.zip_bytes import zip_bytes
 
 from edgedistill_runtime import arrays, bundle, telemetry
 from edgedistill_runtime import bench as bench_module
@@ -161,3 +169,15 @@ def test_a_miss_says_by_how_much(measured):
     result = measured(peak_ram_mib=40.0)
     assert (result.verdict, result.exit_code) == ("FAIL", 1)
     assert result.reason == "peak_ram_mib is 50, over its limit of 40 by 25%"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_sample_is_measured(run, tmp_path, kind):
+    """Without a limit for the latency, which a busy machine may leave undecided."""
+    parts = kind_parts(kind).changed(manifest={"budget.latency_ms": None})
+    (tmp_path / "model.edge").write_bytes(zip_bytes(parts.entries()))
+    said = run("bench", tmp_path / "model.edge", "--json", "--max-seconds", 0.5)
+    assert said.code == 0, said.err
+    result = json.loads(said.out)
+    assert result["verdict"] == "PASS"
+    assert 0 < result["latency_ms"]["p50"] < 1000

@@ -182,7 +182,8 @@ def test_an_array_file_of_one_sample(run, edge, images, tmp_path, expected):
     said = run("predict", edge, path)
     assert (said.code, said.err) == (0, "")
     [row] = said.rows
-    assert row.keys() == {"id", "label", "labels", "score", "scores", "latency_ms"}
+    assert row.keys() == {"id", "label", "labels", "score", "scores", "top", "latency_ms"}
+    assert row["top"] == [[row["label"], row["score"]]]
     assert (row["id"], row["label"]) == (str(path), expected[0])
     assert row["labels"] == [expected[0]]
     assert row["scores"].keys() == set(LABELS)
@@ -463,6 +464,91 @@ def test_a_folder_is_no_split(run, edge, tmp_path):
     said = run("evaluate", edge, tmp_path)
     assert said.code == 2
     assert said.sentence() == f"edgedistill-run: {tmp_path}: Is a directory"
+
+
+# --- unknown, top, and what inspect says of other kinds
+
+SOFTMAX = {"op": "softmax"}
+UNSURE = {"op": "threshold", "value": 0.5, "label": "unknown"}
+
+
+def test_predict_prints_what_is_unknown_and_the_best_few(run, pack, images, tmp_path):
+    np.save(tmp_path / "x.npy", images[0])
+    steps = [SOFTMAX, {**UNSURE, "value": 0.9999999}, {"op": "top_k", "k": 3}]
+    [row] = run("predict", pack({"postprocess": steps}), tmp_path / "x.npy").rows
+    assert (row["label"], row["labels"]) == ("unknown", [])
+    best = sorted(row["scores"].items(), key=lambda item: -item[1])[:3]
+    assert row["top"] == [list(item) for item in best]
+    assert row["score"] == best[0][1]
+
+
+def test_evaluate_says_how_much_is_answered_and_how_well(run, edge, pack, images, tmp_path):
+    answers_ = [load(edge).predict(image) for image in images]
+    targets = [int(answer.label) for answer in answers_]
+    order = np.argsort([answer.score for answer in answers_])
+    for i in order[[0, 4]]:  # wrong: the least sure and the most sure
+        targets[i] = (targets[i] + 1) % 10
+    np.savez(tmp_path / "split.npz", x=images, y=np.array(targets))
+    steps = [SOFTMAX, {**UNSURE, "value": answers_[order[1]].score}]
+    said = run("evaluate", pack({"postprocess": steps}), tmp_path / "split.npz", "--json")
+    assert said.rows == [
+        {
+            "metric": "accuracy",
+            "value": pytest.approx(0.6),
+            "samples": 5,
+            "answered": 0.8,
+            "answered_metric": 0.75,
+        }
+    ]
+    assert said.sentence() == (
+        "accuracy 0.6000 over 5 samples; 80.0% over the threshold, accuracy 0.7500 there"
+    )
+
+
+def test_evaluate_of_nothing_but_unknown_has_no_accuracy_of_it(run, pack, images, tmp_path):
+    np.savez(tmp_path / "split.npz", x=images, y=np.zeros(5, int))
+    edge = pack({"postprocess": [SOFTMAX, {**UNSURE, "value": 0.9999999}]})
+    said = run("evaluate", edge, tmp_path / "split.npz", "--json")
+    assert (said.rows[0]["answered"], said.rows[0]["answered_metric"]) == (0, None)
+    assert said.sentence().endswith("over 5 samples; none over the threshold")
+
+
+@pytest.mark.parametrize(
+    ("sample", "line"),
+    [
+        ({"kind": "image", "dtype": "uint8", "shape": [-1, -1, 3]}, "of any size, 3 channel(s)"),
+        (
+            {"kind": "audio", "dtype": "int16", "shape": [8000], "rate_hz": 16000, "hop": 4000},
+            "audio, int16 [8000], 16000 a second (0.5 s), a window every 4000",
+        ),
+        (
+            {"kind": "sensor", "dtype": "float32", "shape": [6, 128], "rate_hz": 50},
+            "sensor, float32 [6, 128], 50 a second (2.56 s)",
+        ),
+        ({"kind": "sensor", "dtype": "float32", "shape": [6, 128]}, "sensor, float32 [6, 128]"),
+    ],
+)
+def test_inspect_says_kind_rate_and_steps(run, pack, sample, line):
+    first = {"op": "resize", "height": 8, "width": 9, "fit": "pad"}
+    steps = [first, {"op": "normalize", "scale": 1, "mean": [0], "std": [1]}]
+    post = [{"op": "softmax", "temperature": 1.5}, UNSURE, {"op": "top_k", "k": 3}]
+    changes = {"sample": sample, "preprocess": steps, "postprocess": post}
+    said = run("inspect", pack(changes))
+    assert (said.code, said.err) == (0, "")
+    lines = {row.split(maxsplit=1)[0]: row.split(maxsplit=1)[1] for row in said.out.splitlines()}
+    assert lines["sample"].endswith(line)
+    assert lines["steps"] == "resize (fit pad, height 8, width 9), normalize (scale 1)"
+    assert lines["answer"] == (
+        "softmax (temperature 1.5), threshold (label unknown, value 0.5), top_k (k 3)"
+    )
+
+
+def test_inspect_of_steps_that_nobody_checked_is_still_lines(run, pack):
+    steps = [{}, {"op": None}, {"op": [1], "x": {"y": 1}}, {"op": "x" * 4000, "y": "z" * 4000}]
+    said = run("inspect", pack({"preprocess": [], "postprocess": steps}))
+    assert (said.code, said.err) == (0, "")
+    assert "steps     none" in said.out
+    assert max(map(len, said.out.splitlines())) < 500
 
 
 def test_the_module_is_the_command(edge):

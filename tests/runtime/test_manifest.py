@@ -115,8 +115,8 @@ def test_a_wrong_type_is_an_error_that_names_the_key(parts, path, value):
         ("golden.count", 0, "number of golden samples is 0"),
         ("golden.count", 1025, "number of golden samples is 1025"),
         ("golden.atol", -0.1, "golden tolerance is -0.1"),
-        ("sample.dtype", "object", "unknown type 'object'"),
-        ("sample.dtype", "float64", "unknown type 'float64'"),
+        ("sample.dtype", "object", "images are 'object', not uint8"),
+        ("sample.dtype", "float64", "images are 'float64', not uint8"),
         ("sample.shape", [8, 0, 1], "the shape [8, 0, 1]"),
         ("sample.shape", [8, -8, 1], "the shape [8, -8, 1]"),
         ("sample.shape", [1 << 20, 1 << 20, 1], "the shape"),
@@ -206,3 +206,110 @@ def test_a_manifest_full_of_files_is_refused_in_a_moment(parts, pack):
     text["files"] = files
     with pytest.raises(BundleError, match="lists 25000 files"):
         Manifest.from_json(json.dumps(text).encode())
+
+
+# --- kinds of samples
+
+RESIZE = {"op": "resize", "height": 8, "width": 8, "fit": "crop"}
+KINDS = {
+    "image": {"dtype": "uint8", "shape": [-1, -1, 3]},
+    "audio": {"dtype": "int16", "shape": [16000], "rate_hz": 16000, "hop": 8000},
+    "sensor": {"dtype": "float32", "shape": [6, 128]},
+}
+
+
+def of_kind(parts, kind, **changes):
+    """A manifest of samples of a kind, with other values of its sample or of its steps."""
+    steps = changes.pop("preprocess", [RESIZE])
+    sample = {"kind": kind, **KINDS[kind], **changes}
+    return Manifest.from_json(
+        parts.changed(manifest={"sample": sample, "preprocess": steps}).manifest_json()
+    )
+
+
+def test_old_samples_have_neither_rate_nor_hop(parts):
+    old = {"kind": "image", "dtype": "uint8", "shape": [8, 8, 1]}
+    sample = read(parts, sample=old).sample
+    assert (sample.rate_hz, sample.hop, sample.any_size) == (None, None, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_sample_survives_json(parts, kind):
+    manifest = of_kind(parts, kind)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.sample.kind == kind
+
+
+def test_golden_images_of_any_size_have_the_size_of_the_first_step(parts):
+    manifest = of_kind(parts, "image", preprocess=[{**RESIZE, "height": 24, "width": 32}])
+    assert manifest.sample.any_size
+    assert manifest.golden_shape == (24, 32, 3)
+    assert of_kind(parts, "audio").golden_shape == (16000,)
+    assert of_kind(parts, "sensor").golden_shape == (6, 128)
+    assert read(parts).golden_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize("hop", [None, 1, 16000, 40000])
+@pytest.mark.parametrize("rate_hz", [1, 8000.0, 44100, 192_000])
+def test_audio_has_a_whole_rate_and_perhaps_a_hop(parts, hop, rate_hz):
+    sample = of_kind(parts, "audio", rate_hz=rate_hz, hop=hop).sample
+    assert (sample.rate_hz, sample.hop) == (rate_hz, hop)
+
+
+@pytest.mark.parametrize("rate_hz", [None, 0.1, 12.5, 50])
+def test_a_sensor_may_have_a_rate(parts, rate_hz):
+    assert of_kind(parts, "sensor", rate_hz=rate_hz, hop=64).sample.rate_hz == rate_hz
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "sentence"),
+    [
+        ("image", {"shape": [-1, 8, 3]}, "the shape [-1, 8, 3]"),
+        ("image", {"shape": [8, -1, 3]}, "the shape [8, -1, 3]"),
+        ("image", {"shape": [-1, -1, -1]}, "the shape [-1, -1, -1], not [height, width, 1 or 3"),
+        ("image", {"shape": [-1, -1]}, "the shape [-1, -1], not [height, width, 1 or 3"),
+        ("image", {"shape": [-1, -1, 4]}, "the shape [-1, -1, 4]"),
+        ("image", {"dtype": "int16"}, "images are 'int16', not uint8"),
+        ("image", {"rate_hz": 30}, "sample.rate_hz is 30; only audio and sensors have one"),
+        ("image", {"hop": 1}, "sample.hop is 1; only audio and sensors have one"),
+        ("image", {"preprocess": []}, "not 'resize' with a height and a width"),
+        ("image", {"preprocess": [{"op": "normalize"}, RESIZE]}, "not 'resize' with a height"),
+        ("image", {"preprocess": [{"op": "resize"}]}, "not 'resize' with a height and a width"),
+        ("image", {"preprocess": [{**RESIZE, "height": 0}]}, "at least 1"),
+        ("image", {"preprocess": [{**RESIZE, "width": -1}]}, "at least 1"),
+        ("image", {"preprocess": [{**RESIZE, "width": 8.0}]}, "at least 1"),
+        ("image", {"preprocess": [{**RESIZE, "width": True}]}, "at least 1"),
+        ("image", {"preprocess": [{**RESIZE, "width": 1 << 40}]}, "the shape [8, 1099511627776"),
+        ("audio", {"dtype": "float32"}, "audio is 'float32' of shape [16000], not int16"),
+        ("audio", {"shape": [2, 16000]}, "audio is 'int16' of shape [2, 16000], not int16 of"),
+        ("audio", {"shape": []}, "not int16 of shape [samples]"),
+        ("audio", {"shape": [0]}, "the shape [0]"),
+        ("audio", {"shape": [-1]}, "the shape [-1]"),
+        ("audio", {"shape": [1 << 40]}, "the shape [1099511627776]"),
+        ("audio", {"rate_hz": None}, "sample.rate_hz is missing; audio has a whole number"),
+        ("audio", {"rate_hz": 16000.5}, "sample.rate_hz is 16000.5; audio has a whole number"),
+        ("audio", {"rate_hz": 0}, "sample.rate_hz is 0; a rate is over 0"),
+        ("audio", {"rate_hz": -16000}, "sample.rate_hz is -16000; a rate is over 0"),
+        ("audio", {"rate_hz": 1e300}, "sample.rate_hz is 1e+300; a rate is over 0 and at most"),
+        ("audio", {"hop": 0}, "sample.hop is 0, not 1 to 268435456, or null"),
+        ("audio", {"hop": -1}, "sample.hop is -1"),
+        ("audio", {"hop": 1 << 40}, "sample.hop is 1099511627776"),
+        (
+            "audio",
+            {"preprocess": [{"op": "log_mel", "rate_hz": 8000}]},
+            "audio has 16000 samples a second, and its step 'log_mel' takes 8000",
+        ),
+        ("audio", {"preprocess": [{"op": "log_mel"}]}, "its step 'log_mel' takes None"),
+        ("sensor", {"dtype": "float64"}, "sensor data is 'float64' of shape [6, 128], not float32"),
+        ("sensor", {"shape": [128]}, "not float32 of shape [channels, steps]"),
+        ("sensor", {"shape": [6, 1, 128]}, "not float32 of shape [channels, steps]"),
+        ("sensor", {"shape": [6, -1]}, "the shape [6, -1]"),
+        ("sensor", {"shape": [0, 128]}, "the shape [0, 128]"),
+        ("sensor", {"rate_hz": 0}, "sample.rate_hz is 0; a rate is over 0"),
+        ("sensor", {"hop": 0}, "sample.hop is 0"),
+    ],
+)
+def test_a_sample_that_cannot_be_is_named(parts, kind, changes, sentence):
+    with pytest.raises(BundleError) as caught:
+        of_kind(parts, kind, **changes)
+    assert sentence in str(caught.value)

@@ -11,9 +11,26 @@ import sys
 import numpy as np
 import pytest
 from tests.runtime import onnx_bytes as ox
-from tests.runtime.runtime_support import LABELS, STEPS, answers, environment, golden_images
+from tests.runtime.runtime_support import (
+    KINDS,
+    LABELS,
+    STEPS,
+    answers,
+    environment,
+    golden_images,
+    kind_manifest,
+    kind_samples,
+)
 
-from edgedistill_runtime import EdgeDistillError, Model, Prediction, arrays, load, preprocess
+from edgedistill_runtime import (
+    EdgeDistillError,
+    Model,
+    Prediction,
+    arrays,
+    bundle,
+    load,
+    preprocess,
+)
 from edgedistill_runtime.backends import GROUP, opener
 from edgedistill_runtime.backends.onnx import open_session
 from edgedistill_runtime.errors import BundleError, EngineError, InputError
@@ -248,3 +265,131 @@ def test_answers_do_not_depend_on_the_process(edge, images):
         env=environment(),
     )
     assert json.loads(done.stdout) == load(edge).predict(images[0]).scores
+
+
+# --- what is made of the scores
+
+SOFTMAX = {"op": "softmax"}
+
+
+def unsure(value):
+    return {"op": "threshold", "value": value, "label": "unknown"}
+
+
+def test_the_best_label_is_the_top_of_one(model, images):
+    answer = model.predict(images[0])
+    assert answer.top == ((answer.label, answer.score),)
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_the_best_labels_come_best_first(pack, images, k):
+    model = load(pack({"postprocess": [SOFTMAX, {"op": "top_k", "k": k}]}))
+    for image in images:
+        answer = model.predict(image)
+        best = sorted(answer.scores.items(), key=lambda item: -item[1])[:k]
+        assert answer.top == tuple(best)
+        assert answer.top[0] == (answer.label, answer.score)
+
+
+def test_equal_scores_keep_the_order_of_the_labels(pack):
+    weights = ox.floats("weight", (64, 10), [0.0] * 640)
+    data = ox.model(ox.graph(ox.head(), [ox.HEAD[0], weights]))
+    changes = {"postprocess": [SOFTMAX, {"op": "top_k", "k": 4}]}
+    answer = load(pack(changes, {"model.onnx": data})).predict(golden_images()[0])
+    assert [label for label, _ in answer.top] == ["0", "1", "2", "3"]
+    assert answer.label == "0"
+
+
+def test_a_score_under_the_threshold_is_the_word_for_it(edge, pack, images):
+    plain = [load(edge).predict(image) for image in images]
+    middle = sorted(answer.score for answer in plain)[2]
+    steps = [SOFTMAX, unsure(middle), {"op": "top_k", "k": 2}]
+    model = load(pack({"postprocess": steps}))
+    answers_ = [model.predict(image) for image in images]
+    assert sorted(answer.label == "unknown" for answer in answers_) == [False] * 3 + [True] * 2
+    for before, answer in zip(plain, answers_, strict=True):
+        known = before.score >= middle
+        assert (answer.score, answer.scores) == (before.score, before.scores)
+        assert answer.label == (before.label if known else "unknown")
+        assert answer.labels == ((before.label,) if known else ())
+        assert answer.top[0] == (before.label, before.score)
+
+
+def test_several_labels_under_the_threshold_are_none(pack, images):
+    several = load(pack({"postprocess": [{"op": "sigmoid"}]})).predict(images[0])
+    assert several.labels
+    for value, known in ((several.score, True), (several.score + 1e-9, False)):
+        answer = load(pack({"postprocess": [{"op": "sigmoid"}, unsure(value)]})).predict(images[0])
+        assert answer.labels == (several.labels if known else ())
+        assert answer.label == (several.label if known else "unknown")
+
+
+def test_a_temperature_makes_scores_less_sure_and_keeps_the_label(edge, pack, images):
+    plain = load(edge)
+    warm = load(pack({"postprocess": [{"op": "softmax", "temperature": 3}]}))
+    for image in images:
+        before, after = plain.predict(image), warm.predict(image)
+        assert before.label == after.label
+        assert before.score > after.score
+        assert np.array_equal(plain.logits(image), warm.logits(image))
+
+
+@pytest.mark.parametrize(
+    ("step", "sentence"),
+    [
+        (unsure(1.0), "'threshold' has the value '1.0'; it must be a number over 0 and under 1"),
+        ({**unsure(0.5), "label": "7"}, "must be a text that is not the name of a class"),
+        ({"op": "top_k", "k": 11}, "must be a whole number from 1 to 10, the number of classes"),
+    ],
+)
+def test_a_step_that_does_not_fit_the_classes_is_refused(pack, step, sentence):
+    with pytest.raises(BundleError) as caught:
+        load(pack({"postprocess": [SOFTMAX, step]}))
+    assert sentence in str(caught.value)
+
+
+# --- images of any size, audio, sensors
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, tmp_path):
+    """The name and the loaded model of a small bundle of each other kind."""
+    bundle.write(tmp_path / "kind.edge", *kind_manifest(request.param))
+    return request.param, load(tmp_path / "kind.edge")
+
+
+def test_every_kind_agrees_with_its_golden_outputs(kind):
+    name, model = kind
+    assert model.check_golden() <= 1e-5
+    assert np.array_equal(model.golden_samples(), kind_samples(name))
+
+
+def test_every_kind_answers_and_takes_no_other(kind):
+    name, model = kind
+    sample = kind_samples(name, 1, 2)[0]
+    assert model.predict(sample).label in LABELS
+    others = [sample.astype(np.float64), sample[None], sample[..., None], sample[..., :0], None]
+    for other in [*others, sample.tolist(), "text"]:
+        with pytest.raises(InputError, match=r"the sample is .*; the model takes"):
+            model.predict(other)
+
+
+def test_images_of_any_size_have_their_channels(tmp_path):
+    bundle.write(tmp_path / "any.edge", *kind_manifest("any_size"))
+    model = load(tmp_path / "any.edge")
+    for shape in ((1, 1, 1), (8, 8, 1), (3, 50, 1), (300, 200, 1)):
+        assert model.predict(np.full(shape, 7, np.uint8)).scores
+    with pytest.raises(InputError, match=r"of shape \[8, 8, 3\]; .* of shape \[height, width, 1\]"):
+        model.predict(np.zeros((8, 8, 3), np.uint8))
+    wide = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (8193, 8192, 1), (0, 0, 0))
+    with pytest.raises(InputError, match=r"67117056 pixels, more than 67108864 \(64 megapixels\)"):
+        model.predict(wide)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sensor_that_measures_no_number_is_refused(tmp_path, value):
+    bundle.write(tmp_path / "sensor.edge", *kind_manifest("sensor"))
+    sample = kind_samples("sensor")[0]
+    sample[3, 4] = value
+    with pytest.raises(InputError, match=r"not finite numbers \(NaN or infinity\)"):
+        load(tmp_path / "sensor.edge").predict(sample)

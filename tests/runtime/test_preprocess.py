@@ -1,11 +1,11 @@
-"""The steps before and after the model: what they compute, and what they refuse."""
+"""The steps before the model: what they compute, and what they refuse."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from edgedistill_runtime import postprocess, preprocess
+from edgedistill_runtime import preprocess
 from edgedistill_runtime.errors import BundleError
 
 NORMALIZE = {"op": "normalize", "scale": 1 / 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
@@ -56,16 +56,12 @@ def test_the_input_stays_as_it_was(images):
 def test_a_misspelt_step_gets_a_hint():
     with pytest.raises(BundleError, match="named 'normalise'; did you mean 'normalize'"):
         preprocess.build([{"op": "normalise"}])
-    with pytest.raises(BundleError, match="no postprocessing step named 'softmaxx'"):
-        postprocess.build([{"op": "softmaxx"}])
 
 
 @pytest.mark.parametrize("step", [{}, {"op": None}, {"op": ["normalize"]}, {"op": {}}, {"op": ""}])
 def test_a_step_without_a_name_is_refused(step):
     with pytest.raises(BundleError, match="no preprocessing step"):
         preprocess.build([step])
-    with pytest.raises(BundleError, match="no postprocessing step"):
-        postprocess.build([step])
 
 
 @pytest.mark.parametrize(
@@ -100,39 +96,6 @@ def test_wrong_arguments_are_refused(changes):
 def test_more_means_than_channels_are_an_error_and_no_broadcast(images):
     with pytest.raises(ValueError, match="3 means for 1 channels"):
         preprocess.build([NORMALIZE])(images[..., :1])
-
-
-def test_softmax_is_its_definition():
-    logits = np.random.default_rng(6).normal(0, 3, (7, 10)).astype(np.float32)
-    scores = postprocess.build([{"op": "softmax"}])(logits)
-    expected = np.exp(logits.astype(float))
-    expected /= expected.sum(-1, keepdims=True)
-    assert scores.dtype == np.float32
-    assert np.allclose(scores, expected, atol=1e-6)
-    assert np.allclose(scores.sum(-1), 1, atol=1e-6)
-
-
-def test_softmax_of_large_logits_does_not_overflow():
-    scores = postprocess.softmax(np.array([1e38, 1e38, -1e38], np.float32))
-    assert scores.tolist() == [0.5, 0.5, 0]
-
-
-def test_sigmoid_is_its_definition():
-    logits = np.random.default_rng(7).normal(0, 5, (7, 10)).astype(np.float32)
-    scores = postprocess.build([{"op": "sigmoid"}])(logits)
-    assert scores.dtype == np.float32
-    assert np.allclose(scores, 1 / (1 + np.exp(-logits.astype(float))), rtol=1e-6)
-
-
-def test_sigmoid_of_large_logits_does_not_overflow():
-    scores = postprocess.sigmoid(np.array([3e38, -3e38, 0, -np.inf], np.float32))
-    assert scores.tolist() == [1, 0, 0.5, 0]
-
-
-@pytest.mark.parametrize("op", postprocess.STEPS)
-def test_an_unknown_argument_of_a_postprocessing_step_is_named(op):
-    with pytest.raises(BundleError, match=rf"'{op}' has unknown arguments \(axis, temperature\)"):
-        postprocess.build([{"op": op, "temperature": 2, "axis": 1}])
 
 
 def test_a_step_that_needs_a_file_says_which():

@@ -179,8 +179,11 @@ def test_an_id_outside_of_the_table_is_one_sentence(either, wrong):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("sample.kind", "image", "unknown type 'text'"),
-        ("sample.kind", "audio", "no kind of sample named 'audio' (known: image, text)"),
+        ("sample.kind", "image", "images are 'text', not uint8"),
+        ("sample.kind", "audio", "audio is 'text' of shape []"),
+        ("sample.kind", "video", "no kind of sample named 'video' (known: audio, image, sensor"),
+        ("sample.rate_hz", 16000, "sample.rate_hz is 16000; only audio and sensors have one"),
+        ("sample.hop", 5, "sample.hop is 5; only audio and sensors have one"),
         ("sample.kind", "texts", "did you mean 'text'?"),
         ("sample.dtype", "uint8", "texts are 'uint8' of shape []"),
         ("sample.shape", [1], "texts are 'text' of shape [1]"),
@@ -375,7 +378,7 @@ def test_json_lines(edge):
     assert [row["id"] for row in said.rows] == ["a", "-:2", "-:3", "4"]
     model = load(edge)
     assert [row["label"] for row in said.rows] == [model.predict(t).label for t in SENTENCES]
-    assert said.rows[0].keys() == {"id", "label", "labels", "score", "scores", "latency_ms"}
+    assert said.rows[0].keys() == {"id", "label", "labels", "score", "scores", "top", "latency_ms"}
     assert said.rows[0]["labels"] == [said.rows[0]["label"]]
 
 

@@ -30,7 +30,7 @@ from edgedistill.students.convnet import ConvNet, ConvNetSpec
 from edgedistill.students.source import uniform_layers
 from edgedistill.students.static import Static
 from edgedistill.students.transformer import Transformer
-from edgedistill.teachers import auto_image_teacher
+from edgedistill.teachers import auto_convolutional_teacher
 
 IDS = torch.tensor([[5, 7, 9, 4], [6, 8, 0, 0]])
 MASK = torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 0]])
@@ -52,7 +52,7 @@ def load(tmp_path_factory):
         task = "image-classification" if image else "text-classification"
         norm = ([0.5], [0.2]) if image else None
         names = teachers_support.NAMES
-        return teachers.load(str(path), task, 3, names, max_length=24, image_norm=norm).network
+        return teachers.load(str(path), task, 3, names, max_length=24, norm=norm).network
 
     return load
 
@@ -100,7 +100,7 @@ def test_the_layers_of_a_vision_transformer_are_found(load):
 def test_of_a_convolutional_network_the_last_map_of_each_size_is_found(load, kind):
     images = (torch.rand(2, 1, 8, 8),)
     network = {
-        "auto": lambda: auto_image_teacher((1, 8, 8), 3),
+        "auto": lambda: auto_convolutional_teacher((1, 8, 8), 3),
         "student": lambda: student(ConvNet(), SMALL, (1, 8, 8)),
     }.get(kind, lambda: load(kind))().train()
     found = layout(network, images)
@@ -261,7 +261,10 @@ def test_a_student_gives_its_features_as_wide_as_the_teachers(load, kind):
         wanted = {"embeddings": 1.0, "hint": 1.0, "attention": 1.0, "relation": 1.0}
     else:
         inputs = (torch.rand(2, 1, 8, 8),)
-        module, teacher = student(ConvNet(), SMALL, (1, 8, 8)), auto_image_teacher((1, 8, 8), 3)
+        module, teacher = (
+            student(ConvNet(), SMALL, (1, 8, 8)),
+            auto_convolutional_teacher((1, 8, 8), 3),
+        )
         teacher.eval()
         wanted = {"hint": 1.0, "attention": 1.0, "relation": 1.0}
     made, network, theirs = with_features(module, teacher, wanted, inputs)

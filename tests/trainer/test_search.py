@@ -248,5 +248,5 @@ def test_a_family_without_a_spec_for_the_data_is_one_sentence() -> None:
         def specs(self, input_shape: object) -> list[object]:
             return []
 
-    with pytest.raises(SettingsError, match="'nothing' has no spec for images of 8×8"):
+    with pytest.raises(SettingsError, match="'nothing' has no spec for inputs of 1×8×8"):
         plan(Recipe(profile="rpi4"), Nothing())  # type: ignore[arg-type]

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 import torch
 from tests import teachers_support
-from tests.training_support import BAG, multi_label, sentences, stripes
+from tests.training_support import BAG, multi_label, sentences, stripes, tones, waves
 
 from edgedistill.data import Dataset, Split
 from edgedistill.errors import SettingsError
-from edgedistill.tasks import TOKENIZER, ImageClassification, TextClassification, task_of
+from edgedistill.tasks import (
+    TOKENIZER,
+    ImageClassification,
+    TextClassification,
+    Waveforms,
+    task_of,
+)
 from edgedistill_runtime import preprocess
 from edgedistill_runtime.manifest import Sample
 from edgedistill_runtime.tokenize import TextEncoder
@@ -77,6 +83,25 @@ def test_a_channel_of_one_value_does_not_disturb_the_others():
     assert (prepared[:, [0, 2]].std((0, 2, 3)) - 1).abs().max() < 1e-2
 
 
+MAKERS = {"images": stripes, "texts": sentences, "audio": tones, "sensors": waves}
+
+
+def task_and_samples(kind):
+    found = MAKERS[kind]()
+    return task_of(found, "", 16), found.train.x
+
+
+def seen(task, views):
+    """What a network is given: an array of rows for each view; texts as they are."""
+    if isinstance(task, TextClassification):
+        return views
+    return [samples.batch(np.arange(len(samples)))[0] for samples in map(alone(task), views)]
+
+
+def alone(task):
+    return lambda view: task.samples([view], None)
+
+
 # Views of images
 
 
@@ -84,7 +109,7 @@ def test_a_channel_of_one_value_does_not_disturb_the_others():
 def test_the_first_view_is_the_image_itself_and_all_have_its_shape(shape):
     train = split(shape)
     task = task_for(train)
-    views = task.views(train.x, 4, SEED)
+    views = seen(task, task.views(train.x, 4, SEED))
     images = task.prepare(train.x)
     assert len(views) == 4
     assert torch.equal(views[0], images)
@@ -94,26 +119,21 @@ def test_the_first_view_is_the_image_itself_and_all_have_its_shape(shape):
         assert not torch.equal(view, images)
 
 
-@pytest.mark.parametrize("kind", ["images", "texts"])
+@pytest.mark.parametrize("kind", MAKERS)
 def test_views_depend_on_their_seed_and_on_nothing_else_that_is_random(kind):
     task, x = task_and_samples(kind)
-    one = task.views(x, 3, SEED)
+    one = seen(task, task.views(x, 3, SEED))
     torch.manual_seed(99)
     torch.rand(10)
-    assert equal(task.views(x, 3, SEED), one)
-    assert not equal(task.views(x, 3, SEED + 1)[1:], one[1:])
-
-
-def task_and_samples(kind):
-    found = stripes() if kind == "images" else sentences()
-    return task_of(found, "", 16), found.train.x
+    assert equal(seen(task, task.views(x, 3, SEED)), one)
+    assert not equal(seen(task, task.views(x, 3, SEED + 1))[1:], one[1:])
 
 
 def equal(views, others):
     return all(np.array_equal(a, b) for a, b in zip(views, others, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["images", "texts"])
+@pytest.mark.parametrize("kind", MAKERS)
 def test_making_views_leaves_the_global_generators_alone(kind):
     task, x = task_and_samples(kind)
     torch.manual_seed(5)
@@ -123,21 +143,22 @@ def test_making_views_leaves_the_global_generators_alone(kind):
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("kind", ["images", "texts"])
+@pytest.mark.parametrize("kind", MAKERS)
 def test_more_views_begin_with_the_fewer_ones(kind):
     task, x = task_and_samples(kind)
-    assert equal(task.views(x, 5, SEED)[:3], task.views(x, 3, SEED))
-    assert equal(task.views(x, 1, SEED), task.views(x, 3, SEED)[:1])
+    few = seen(task, task.views(x, 3, SEED))
+    assert equal(seen(task, task.views(x, 5, SEED))[:3], few)
+    assert equal(seen(task, task.views(x, 1, SEED)), few[:1])
 
 
 def test_a_view_is_no_other_image_only_turned_scaled_and_moved():
     train = Split(np.full((6, 8, 8, 1), 128, np.uint8), np.arange(6) % 2)
     task = task_for(train)
-    for view in task.views(train.x, 4, SEED):
+    for view in seen(task, task.views(train.x, 4, SEED)):
         assert torch.allclose(view, task.prepare(train.x), atol=1e-5)
     train = split((8, 8, 1), count=30)
     task = task_for(train)
-    images, *views = task.views(train.x, 4, SEED)
+    images, *views = seen(task, task.views(train.x, 4, SEED))
     low, high = images.amin((1, 2, 3)), images.amax((1, 2, 3))
     for view in views:
         assert (view.amin((1, 2, 3)) >= low - 1e-4).all()
@@ -150,8 +171,63 @@ def test_the_rows_of_images_are_view_after_view():
     views = task.views(train.x, 3, SEED)
     samples = task.samples(views, None)
     assert len(samples) == 36
-    (batch,) = samples.batch(np.array([2 * 12 + 5]))
-    assert torch.equal(batch[0], views[2][5])
+    (batch,) = samples.batch(np.array([2 * 12 + 5, 7, 12 + 5]))
+    apart = seen(task, views)
+    assert torch.allclose(batch, torch.stack([apart[2][5], apart[0][7], apart[1][5]]), atol=1e-6)
+    assert torch.equal(torch.from_numpy(samples.one(7)[0]), apart[0][7])
+    assert len(samples.first(24)) == 24
+    assert equal(samples.first(24).batch(np.arange(24)), samples.batch(np.arange(24)))
+
+
+# Sound and sensors
+
+
+@pytest.mark.parametrize("kind", ["audio", "sensors"])
+def test_sound_and_readings_are_what_the_board_computes_for_one(kind):
+    task, x = task_and_samples(kind)
+    board = preprocess.build(task.preprocessing(None, None).steps)
+    prepared = task.prepare(x)
+    assert tuple(prepared.shape[1:]) == task.data.input_shape
+    for tensor, sample in zip(prepared, x, strict=True):
+        assert tensor.numpy().tobytes() == board(sample).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["audio", "sensors"])
+def test_each_band_or_channel_gets_mean_zero_and_deviation_one(kind):
+    task, x = task_and_samples(kind)
+    prepared = task.prepare(x)
+    over = (0, 1, 3) if kind == "audio" else (0, 2, 3)
+    assert prepared.mean(over).abs().max() < 1e-2
+    assert (prepared.std(over) - 1).abs().max() < 5e-2
+
+
+def test_views_of_sound_stay_within_16_bits_and_near_the_clip():
+    task, x = task_and_samples("audio")
+    for view in task.views(x, 4, SEED):
+        assert view.dtype == np.int16
+        assert view.shape == x.shape
+        assert 0.3 < view.astype(float).std() / x.astype(float).std() < 2.1
+
+
+def test_a_teacher_of_waveforms_hears_the_same_views_at_its_own_rate():
+    task, x = task_and_samples("audio")
+    views = task.views(x, 2, SEED)
+    same = task.samples(views, Waveforms(task.rate_hz))
+    assert torch.equal(
+        same.batch(np.array([len(x) + 1]))[0][0], torch.from_numpy(views[1][1] / np.float32(32768))
+    )
+    double = task.samples(views, Waveforms(2 * task.rate_hz))
+    assert double.batch(np.array([0, 1]))[0].shape == (2, 2 * x.shape[1])
+    assert double.first(len(x)).batch(np.array([3]))[0].shape == (1, 2 * x.shape[1])
+
+
+def test_views_of_readings_keep_to_their_range():
+    task, x = task_and_samples("sensors")
+    first, *others = seen(task, task.views(x, 4, SEED))
+    assert torch.equal(first, task.prepare(x))
+    for view in others:
+        assert view.shape == first.shape
+        assert 0.05 < (view - first).std() < 1.5
 
 
 # Texts
@@ -226,7 +302,6 @@ def test_the_score_is_the_share_of_right_answers():
     assert task.metric == "accuracy"
     assert task.score(logits, np.array([0, 1, 1, 0])) == 0.75
     assert task.scores(logits, np.array([0, 1, 1, 0])).keys() == {"accuracy", "f1_macro"}
-    assert task.postprocess == ({"op": "softmax"},)
 
 
 def test_several_labels_a_sample_are_scored_by_macro_f1():
@@ -237,7 +312,6 @@ def test_several_labels_a_sample_are_scored_by_macro_f1():
     # of the first class one of two answers is right and none missing; of the second both are
     assert task.score(answers, targets) == pytest.approx((2 / 3 + 1) / 2)
     assert task.scores(answers, targets).keys() == {"f1_macro"}
-    assert task.postprocess == ({"op": "sigmoid"},)
 
 
 def test_accuracy_is_not_for_several_labels():

@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def load(source, task=TEXT, labels=NAMES, **options):
-    options = {"max_length": 64, "image_norm": NORM} | options
+    options = {"max_length": 64, "norm": NORM} | options
     return teachers.load(str(source), task, len(labels), labels, **options)
 
 
@@ -275,7 +275,7 @@ def test_an_image_teacher_sees_what_its_own_image_processor_would_show_it(folder
     pixels = np.random.default_rng(3).integers(0, 256, (4, 3, 20, 24)).astype(np.float32) / 255
     shown = []
     for mean, std in (NORM, ((0, 0, 0), (1, 1, 1))):
-        teacher = load(folder, IMAGE, image_norm=(mean, std))
+        teacher = load(folder, IMAGE, norm=(mean, std))
         mean, std = (np.float32(values)[:, None, None] for values in (mean, std))
         shown.append(answers(teacher, torch.from_numpy((pixels - mean) / std)))
     torch.testing.assert_close(*shown, rtol=1e-4, atol=1e-5)
@@ -758,7 +758,7 @@ def test_an_onnx_file_without_names_has_none(folder):
 def test_an_onnx_image_teacher_has_the_preprocessing_that_lies_beside_it(folder):
     make(folder, "vit")
     path = support.image_onnx(folder / "model.onnx")
-    teacher = load(path, IMAGE, image_norm=((0.5,), (0.2,)))
+    teacher = load(path, IMAGE, norm=((0.5,), (0.2,)))
     assert teacher.labels == NAMES
     grey = torch.full((2, 1, 8, 8), -1.0)  # pixels of 0.3
     mean, std = np.array([0.48, 0.45, 0.4]), np.array([0.23, 0.22, 0.25])
@@ -826,7 +826,7 @@ def test_an_onnx_file_of_other_outputs_is_refused(folder):
 
 def test_images_that_an_onnx_file_does_not_take_are_told(folder):
     make(folder, "vit")
-    teacher = load(support.image_onnx(folder / "model.onnx"), IMAGE, image_norm=((0.5,), (1.0,)))
+    teacher = load(support.image_onnx(folder / "model.onnx"), IMAGE, norm=((0.5,), (1.0,)))
     with pytest.raises(TeacherError, match="onnxruntime cannot run the teacher"):
         teacher.network.model(pixel_values=torch.zeros(2, 4, 16, 16))
 

@@ -248,7 +248,7 @@ def test_columns_that_could_be_either_are_refused_with_all_of_them(tmp_path):
 
 
 def test_a_table_without_texts_or_labels_is_refused(tmp_path):
-    source = separated(tmp_path / "t.csv", [(i, i % 2) for i in range(20)], ("n", "label"))
+    source = separated(tmp_path / "t.tsv", [(i, i % 2) for i in range(20)], ("n", "label"), "\t")
     assert refusal(source) == (
         f"{source}: no column holds texts; name the text column (columns: n, label)"
     )

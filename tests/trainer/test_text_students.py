@@ -229,7 +229,7 @@ def test_a_student_of_the_teachers_size_computes_what_the_teacher_computes(teach
     for state, theirs in zip(ours, output.hidden_states, strict=True):
         assert ((state - theirs) * mask[:, :, None]).abs().max() < 1e-5
     assert said == (
-        "layers 0, 1, 2, 3 of 4, 64 of 64 hidden dimensions, 2 of 2 heads, "
+        "layers 1, 2, 3, 4 of 4, 64 of 64 hidden dimensions, 2 of 2 heads, "
         "128 of 128 feed-forward units"
     )
 

@@ -7,11 +7,13 @@ Exit codes: 0 within budget (or estimated to be), 1 over budget or outside the a
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -24,6 +26,64 @@ if TYPE_CHECKING:
     from edgedistill.search import Plan
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line, last on stdout.")
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _size(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | tuple[int, int] | None:
+    """Of "64" or "48x64"."""
+    if value is None:
+        return None
+    sides = value.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise click.BadParameter(f"{value!r} is no size; give a side (64) or HEIGHTxWIDTH (48x64)")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _numbers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, ...]:
+    """Of "0.5,0.4"."""
+    try:
+        numbers = tuple(float(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise click.BadParameter(f"{value!r} is not numbers with commas between, such as 0.5,0.4")
+    return numbers
+
+
+def _several(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options that commands share, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+COLUMNS = _several(
+    click.option("--text-column", help="Column of the texts.  [default: found]"),
+    click.option("--label-column", help="Column of the labels.  [default: found]"),
+    click.option("--group-column", help="Column of groups that no split may share."),
+)
+BUNDLE_OPTIONS = _several(
+    click.option("--name", help="Name of the bundle.  [default: from data and profile]"),
+    click.option("--version", type=click.IntRange(0), help="Version of the bundle.  [default: 1]"),
+)
+LIMITS = _several(
+    click.option("--latency-ms", type=float, help="Limit of one call, at --percentile."),
+    click.option("--percentile", type=int, help="50, 95 or 99.  [default: 95]"),
+    click.option("--peak-ram-mib", type=float, help="Limit of the process's peak memory."),
+    click.option("--size-mib", type=float, help="Limit of the bundle's size."),
+    click.option(
+        "--cold-start-ms", type=float, help="Limit from process start to the first result."
+    ),
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
@@ -39,21 +99,52 @@ def cli() -> None:
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--profile", help="Device profile: a built-in name (see `profiles`) or a TOML file.")
 @click.option(
-    "--task", metavar="NAME", help="image-classification or text-classification; else the data's."
+    "--task",
+    metavar="NAME",
+    help="image-, audio-, sensor- or text-classification; else the data's.",
 )
 @click.option(
     "--data",
-    help="'digits'; an .npz with x (images) and y (labels); a table of texts (.csv, .tsv, .jsonl, "
-    ".parquet), a folder of tables, or a data set of `datasets`.",
+    help="'digits'; a folder of folders, one a class, of images, .wav or .csv files; an .npz with "
+    "x and y; a table of texts (.csv, .tsv, .jsonl, .parquet) or of sensor readings (.csv); a "
+    "folder of tables, or a data set of `datasets`.",
 )
-@click.option("--text-column", help="Column of the texts.  [default: found]")
-@click.option("--label-column", help="Column of the labels.  [default: found]")
-@click.option("--group-column", help="Column of groups that no split may share.")
+@COLUMNS
 @click.option(
     "--label-separator", help="What stands between several labels of a text; makes it multi-label."
 )
 @click.option("--unlabelled", metavar="FILE", help="More texts, for soft targets alone.")
 @click.option("--max-length", type=int, help="Most tokens of a text.  [default: 64]")
+@click.option(
+    "--image-size",
+    callback=_size,
+    metavar="N|HxW",
+    help="Size that images are brought to.  [default: their own, or 64]",
+)
+@click.option(
+    "--image-fit",
+    metavar="crop|pad|stretch",
+    help="What happens to images of another shape.  [default: crop]",
+)
+@click.option(
+    "--image-colours",
+    metavar="auto|grey|rgb",
+    help="Colours of a sample; auto is grey where all images are.  [default: auto]",
+)
+@click.option("--sample-rate-hz", type=int, help="Of sound, on the board.  [default: 16000]")
+@click.option(
+    "--window-s",
+    type=float,
+    help="Sound that is classified at once.  [default: the longest clip, up to 2]",
+)
+@click.option(
+    "--hop-s", type=float, help="From one window of sound to the next.  [default: the window]"
+)
+@click.option("--mel-bands", type=int, help="Bands of the spectrogram of sound.  [default: 40]")
+@click.option(
+    "--window", type=int, help="Steps of sensor readings classified at once.  [default: 128]"
+)
+@click.option("--hop", type=int, help="Steps from one window to the next.  [default: half of it]")
 @click.option("--metric", metavar="accuracy|f1_macro", help="[default: accuracy]")
 @click.option(
     "--class-weights", metavar="none|balanced", help="Of the hard labels.  [default: none]"
@@ -64,12 +155,24 @@ def cli() -> None:
     "file.  [default: auto]",
 )
 @click.option("--trust-remote-code", is_flag=True, default=None, help="Run a hub teacher's code.")
-@click.option("--name", help="Name of the bundle.  [default: DATA-PROFILE]")
-@click.option("--version", type=click.IntRange(0), help="Version of the bundle.  [default: 1]")
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=None,
+    help="Make a score of 0.8 right in about 80 of 100 cases.  [default: calibrate]",
+)
+@click.option(
+    "--unknown",
+    metavar="SHARE",
+    type=float,
+    help='Answer "unknown" where needed for this share of right answers.  [default: 0, never]',
+)
+@click.option("--top-k", type=int, help="Labels in an answer's `top`.  [default: 1]")
+@BUNDLE_OPTIONS
 @click.option(
     "--student",
     metavar="FAMILY",
-    help="convnet (images), transformer or static (texts).  [default: the first of the task's]",
+    help="convnet (images, sound, sensors), vit (images, sound), transformer or static (texts).  "
+    "[default: the first of the task's]",
 )
 @click.option(
     "--distill",
@@ -82,11 +185,7 @@ def cli() -> None:
     type=int,
     help="Train so many students with and without the teacher, and report the gain.  [default: 0]",
 )
-@click.option("--latency-ms", type=float, help="Limit of one call, at --percentile.")
-@click.option("--percentile", type=int, help="50, 95 or 99.  [default: 95]")
-@click.option("--peak-ram-mib", type=float, help="Limit of the process's peak memory.")
-@click.option("--size-mib", type=float, help="Limit of the bundle's size.")
-@click.option("--cold-start-ms", type=float, help="Limit from process start to the first result.")
+@LIMITS
 @click.option(
     "--min-retention", type=float, help="Least share of the teacher's metric.  [default: 0.95]"
 )
@@ -139,6 +238,147 @@ def fit(recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **opti
     _print_result(result)
     if as_json:
         click.echo(json.dumps(result.report, ensure_ascii=False))
+    sys.exit(result.exit_code)
+
+
+@cli.command()
+@click.argument("data", required=False)
+@click.option("--profile", default="rpi4", show_default=True, help="Device profile, as in fit.")
+@COLUMNS
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("recipe.toml"),
+    show_default=True,
+    help="The recipe to write.",
+)
+@click.option("--force", is_flag=True, help="Replace a recipe that is there.")
+def init(
+    data: str | None,
+    profile: str,
+    out: Path,
+    force: bool,
+    text_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+) -> None:
+    """Look at DATA (as fit's --data), and write a commented recipe that `edgedistill fit` takes.
+
+    Without DATA: what they may look like.
+    """
+    from edgedistill import scaffold
+    from edgedistill.data import Columns
+
+    if data is None:
+        _say(scaffold.DATA_MAY_BE)
+        sys.exit(2)
+    columns = Columns(text_column or "", label_column or "", group_column or "")
+    made = scaffold.propose(data, profile, columns)
+    scaffold.write(out, made.recipe, force)
+    for line in made.found:
+        click.echo(line)
+    click.echo(f"wrote {out}; next: {scaffold.next_command(out)}")
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--task", metavar="KIND-classification", required=True, help="image-, audio-, sensor- or text-."
+)
+@click.option("--profile", required=True, help="Device profile, as in fit.")
+@click.option(
+    "--labels",
+    metavar="FILE|a,b,c",
+    required=True,
+    help="Names of the classes, in the order of the model's output: a file with one a line, or a "
+    "JSON list, or the names themselves.",
+)
+@click.option(
+    "--data",
+    default="",
+    help="The labelled test split, as fit's --data: its accuracy is measured, and the golden "
+    "samples are taken from it.",
+)
+@COLUMNS
+@click.option(
+    "--preprocess",
+    default="",
+    metavar="STEPS.toml|json",
+    help="Steps from a sample to the model's input.  [default: what its shape asks for]",
+)
+@click.option(
+    "--mean",
+    callback=_numbers,
+    metavar="A,B,C",
+    help="Subtracted from each channel (of images, of pixels of 0 to 1).  [default: 0]",
+)
+@click.option(
+    "--std",
+    callback=_numbers,
+    metavar="A,B,C",
+    help="What each channel is divided by.  [default: 1]",
+)
+@click.option("--tokenizer", default="", metavar="FILE", help="tokenizer.json of a text's model.")
+@click.option("--max-length", type=int, help="Most tokens of a text.  [default: 64]")
+@click.option(
+    "--image-fit",
+    metavar="crop|pad|stretch",
+    help="What happens to images of another shape.  [default: crop]",
+)
+@click.option("--sample-rate-hz", type=int, help="Of sound.  [default: 16000]")
+@click.option(
+    "--window-s", type=float, help="Sound that is classified at once.  [default: from its input]"
+)
+@click.option(
+    "--hop-s", type=float, help="From one window of sound to the next.  [default: the window]"
+)
+@click.option("--hop", type=int, help="Steps from one window of readings to the next.")
+@click.option("--metric", metavar="accuracy|f1_macro", help="[default: accuracy]")
+@BUNDLE_OPTIONS
+@LIMITS
+@click.option("--seed", type=click.IntRange(0), help="Of the golden samples.  [default: 0]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("model.edge"),
+    show_default=True,
+    help="The bundle to write.",
+)
+@JSON
+def pack(
+    model: Path,
+    labels: str,
+    preprocess: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    tokenizer: str,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make a bundle of MODEL, an .onnx file that was trained elsewhere.
+
+    The model gets preprocessing, golden samples and a budget, and is judged by what is predicted
+    for the board (docs/packing-your-own-model.md).
+
+    \b
+    Exit codes: 0 the budget is kept (or estimated to be), 1 it is not, 2 cannot run.
+    """
+    from edgedistill.external import Order
+    from edgedistill.external import pack as run
+    from edgedistill.recipe import Recipe
+
+    recipe = Recipe.build(None, options)
+    result = run(Order(model, labels, recipe, preprocess, mean, std, tokenizer, out))
+    r = result.report
+    for note in r["notes"]:
+        _say(note)
+    steps = ", ".join(step["op"] for step in r["preprocess"])
+    _say(f"{r['task']}, {r['precision']}: {r['params']:,} parameters, {r['macs']:,} MACs; {steps}")
+    _say(f"{r['metric']} {r['value']:.4f} over {r['test_samples']:,} samples")
+    _print_budget(result)
+    if as_json:
+        click.echo(json.dumps(r, ensure_ascii=False))
     sys.exit(result.exit_code)
 
 
@@ -241,6 +481,11 @@ def _print_result(result: FitResult) -> None:
     )
     if r["control"]:
         _say(r["control"]["sentence"])
+    _print_budget(result)
+
+
+def _print_budget(result: FitResult) -> None:
+    """What closes a run: every limit, the verdict, the bundle."""
     _say("")
     _say(f"{'budget':16}{'limit':>10}{'value':>10}  {'standing':<20}ok")
     for x in result.budget:
@@ -248,7 +493,7 @@ def _print_result(result: FitResult) -> None:
         value = "-" if x.value is None else f"{x.value:.4g}"
         _say(f"{x.name:16}{x.limit:>10.4g}{value:>10}  {x.standing:<20}{ok}")
     _say("")
-    _say(f"{result.verdict}: {r['reason']}")
+    _say(f"{result.verdict}: {result.report['reason']}")
     _say(f"wrote {result.bundle}")
 
 

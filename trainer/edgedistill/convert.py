@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgedistill import quantize, verify
@@ -56,7 +57,7 @@ class Converter:
         """
         samples = self.trainer.samples(self.calibration, encoder)
         float32 = self.float32(module, samples, where)
-        shipped = self.in_precision(float32, precision, samples)
+        shipped = self.in_precision(float32, precision, samples, self.trainer.family.quantization)
         validation = self.trainer.data.validation
         judged = self.metric(float32, validation, encoder)
         return Converted(
@@ -72,10 +73,13 @@ class Converter:
         data = self.trainer.data
         text = data.task == "text-classification"
         weights = safetensors.torch.save({k: v.clone() for k, v in module.state_dict().items()})
-        key = digest("float32", str(module), weights, self.versions, samples is None)
+        shape = data.input_shape
+        if samples is not None and not text:
+            shape = samples.one(0).shape[1:]  # a teacher may see another form of the data
+        key = digest("float32", str(module), weights, self.versions, samples is None, shape)
 
         def make() -> bytes:
-            model = exporter.export(module, data.input_shape, text)
+            model = exporter.export(module, shape, text)
             if samples is not None:
                 reference = outputs.answers(module, samples, self.trainer.device)
                 answers = verify.logits(model, samples, range(len(samples)), self.backend)
@@ -84,15 +88,17 @@ class Converter:
 
         return self.work.get("float32.onnx", key, make)
 
-    def in_precision(self, float32: bytes, precision: str, samples: Samples | None) -> bytes:
-        """The same network; int8 as its kind of network is quantized, over samples if it needs."""
+    def in_precision(
+        self, float32: bytes, precision: str, samples: Samples | None, quantization: str
+    ) -> bytes:
+        """The same network.  quantization: how int8 is made, "static" over samples or "dynamic"."""
         if precision == "float32":
             return float32
-        dynamic = self.trainer.family.quantization == "dynamic"
+        dynamic = quantization == "dynamic"
         inputs = (
             [samples.one(row) for row in range(len(samples))] if samples and not dynamic else []
         )
-        key = digest("int8", float32, *(x.tobytes() for x in inputs), self.versions)
+        key = digest("int8", float32, dynamic, *(x.tobytes() for x in inputs), self.versions)
 
         def make() -> bytes:
             if dynamic:
@@ -103,6 +109,16 @@ class Converter:
 
     def metric(self, model: bytes, split: Split, encoder: Any) -> float:
         """The metric of a file over a split, through the runtime's preprocessing and engine."""
+        return float(self.trainer.task.score(self.logits(model, split, encoder), split.y))
+
+    def logits(self, model: bytes, split: Split, encoder: Any) -> NDArray[np.float32]:
+        """The answers behind it.  -> (n, classes)"""
         samples = self.trainer.samples(split.x, encoder)
-        answers = verify.logits(model, samples, range(len(samples)), self.backend)
-        return float(self.trainer.task.score(answers, split.y))
+        return verify.logits(model, samples, range(len(samples)), self.backend)
+
+
+def quantization_of(module: nn.Module) -> str:
+    """How int8 is made of a network: static if most of its weights are in convolutions."""
+    convolutions = (m for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d))
+    inside = sum(weight.numel() for m in convolutions for weight in m.parameters())
+    return "static" if 2 * inside > sum(w.numel() for w in module.parameters()) else "dynamic"

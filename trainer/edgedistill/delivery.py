@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 import edgedistill_runtime.manifest as contract
+from edgedistill import answers, report, search, verify
 from edgedistill import pack as packing
-from edgedistill import report, search, verify
 from edgedistill.budget import Limit
 from edgedistill.cache import Cache, digest, user_cache
-from edgedistill.convert import Converted, Converter
+from edgedistill.convert import Converted, Converter, quantization_of
 from edgedistill.cost import memory
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import total_macs
@@ -36,7 +36,7 @@ from edgedistill.samples import Samples
 from edgedistill.search import Candidate
 from edgedistill.setting import Setting
 from edgedistill.students.modules import as_if_trained
-from edgedistill.tasks import task_of
+from edgedistill.tasks import TextClassification, task_of
 from edgedistill_runtime import bench
 from edgedistill_runtime.files import write_atomically
 from edgedistill_runtime.model import load
@@ -207,6 +207,7 @@ class Delivery:
         validation = self.trainer.samples(data.validation.x, preprocessing.encoder)
         rows = packing.golden_rows(validation, recipe.seed)
         outputs = verify.logits(converted.shipped, validation, rows, setting.backend)
+        self.answers = self._answers(converted, preprocessing.encoder)
         self.test_metric = self.converter.metric(
             converted.shipped, data.test, preprocessing.encoder
         )
@@ -229,7 +230,7 @@ class Delivery:
             sample=data.sample,
             labels=data.labels,
             preprocess=preprocessing.steps,
-            postprocess=self.task.postprocess,
+            postprocess=self.answers.steps(),
             files=preprocessing.files,
             golden_inputs=data.validation.x[rows],
             golden_outputs=outputs,
@@ -255,6 +256,27 @@ class Delivery:
         write_atomically(self.out / name, test_split)
         return path
 
+    def _answers(self, converted: Converted, encoder: Any) -> answers.Answers:
+        """How the student's logits become answers: chosen on the validation split."""
+        data, recipe = self.setting.data, self.setting.recipe
+        logits = self.converter.logits(converted.shipped, data.validation, encoder)
+        chosen = answers.choose(
+            logits,
+            data.validation.y,
+            data.labels,
+            calibrate=recipe.calibrate,
+            wanted=recipe.unknown,
+            top_k=recipe.top_k,
+        )
+        if chosen.threshold:
+            judged = chosen.judged(logits, data.validation.y)
+            self.progress.note(
+                f"below a score of {chosen.threshold:.3f} the answer is {chosen.unknown!r}: "
+                f"{judged['answered']:.1%} of the validation split is answered, "
+                f"{judged['answered_metric'] or 0:.1%} of that rightly"
+            )
+        return chosen
+
     def report(
         self,
         candidate: Candidate,
@@ -268,8 +290,8 @@ class Delivery:
         self._begin("judge", "the packed file, through the runtime")
         data = self.setting.data
         model = load(bundle)
-        answers = np.stack([model.logits(x) for x in data.test.x])
-        metric = self.task.score(answers, data.test.y)
+        logits = np.stack([model.logits(x) for x in data.test.x])
+        metric = self.task.score(logits, data.test.y)
         if metric != self.test_metric:
             raise ExportError(
                 f"the packed file scores {metric:.4f} and the model in it {self.test_metric:.4f}; "
@@ -303,8 +325,9 @@ class Delivery:
                 "alpha": student.alpha,
                 "choices": {stage: asdict(c) for stage, c in student.choices.items()},
                 "trials": [asdict(trial) for trial in student.trials],
-                "metrics": self.task.scores(answers, data.test.y),
+                "metrics": self.task.scores(logits, data.test.y),
             },
+            "answers": None if data.multi_label else self.answers.judged(logits, data.test.y),
             "retention": metric / self.teacher_metric,
             "precision": converted.precision,
             "precision_reason": self.setting.precision_reason(converted.precision),
@@ -326,10 +349,12 @@ class Delivery:
 
     def teacher_files(self, teacher: Teacher) -> tuple[bytes, bytes]:
         """The teacher as a float32 and as an int8 ONNX file.  Raises ExportError."""
-        network = teacher.network if teacher.encoder is None else _Unpadded(teacher.network)
+        is_text = self.setting.data.task == TextClassification.name
+        network = _Unpadded(teacher.network) if is_text else teacher.network
         samples = self.trainer.samples(self.converter.calibration, teacher.encoder)
         float32 = self.converter.float32(network, samples, "teacher")
-        return float32, self.converter.in_precision(float32, "int8", samples)
+        kind = "dynamic" if is_text else quantization_of(network)
+        return float32, self.converter.in_precision(float32, "int8", samples, kind)
 
     def _teacher_baseline(
         self, teacher: Teacher, student: Student, converted: Converted
@@ -405,10 +430,12 @@ class Delivery:
 
     def _exported_mib(self, candidate: Candidate, module: torch.nn.Module) -> float:
         """Size of the candidate's bundle: the true one of its file, the rest generously."""
-        data, images = self.setting.data, self.setting.data.task == "image-classification"
+        data, quantization = self.setting.data, self.setting.family.quantization
         float32 = self.converter.float32(module, None, "student")
-        samples = self.trainer.samples(self.converter.calibration, None) if images else None
-        model = self.converter.in_precision(float32, candidate.precision, samples)
+        samples = None
+        if quantization == "static":
+            samples = self.trainer.samples(self.converter.calibration, None)
+        model = self.converter.in_precision(float32, candidate.precision, samples, quantization)
         golden = packing.GOLDEN_SAMPLES * (search.sample_bytes(data) + 4 * len(data.labels))
         tokens = memory.TOKEN_BYTES * getattr(candidate.spec, "vocabulary", 0)
         return (len(model) + golden + tokens + packing.OVERHEAD_BYTES) / 2**20
@@ -445,7 +472,7 @@ class _Unpadded(torch.nn.Module):
 def _test_file(data: Dataset) -> tuple[str, bytes]:
     """Name and bytes of the test split, as `edgedistill-run evaluate` reads it."""
     test = data.test
-    if data.task == "image-classification":
+    if data.task != TextClassification.name:
         buffer = io.BytesIO()
         np.savez(buffer, x=test.x, y=test.y)
         return "test.npz", buffer.getvalue()

@@ -66,6 +66,8 @@ TRAINING = {
 """Defaults by student family (docs/decisions/0008-defaults-by-family.md)."""
 TEACHER_TRAINING = {
     "image-classification": TeacherTraining(),
+    "audio-classification": TeacherTraining(views=4),
+    "sensor-classification": TeacherTraining(),
     "text-classification": TeacherTraining(epochs=6, learning_rate=5e-4, views=1),
     "encoder": TeacherTraining(epochs=2, batch_size=32, learning_rate=1e-4, views=1),
 }
@@ -117,7 +119,7 @@ class Recipe(Settings, frozen=True):
     profile: str
     """Name of a device profile, or the path of one."""
     data: str = "digits"
-    """A built-in data set's name, an `.npz` file with x and y, a table, or a folder of tables."""
+    """A built-in data set's name, an `.npz` file, a table or a folder (docs/data.md)."""
     task: str = ""
     """Follows from the data; if it is given, it must be what the data are for."""
     text_column: str = ""
@@ -128,6 +130,24 @@ class Recipe(Settings, frozen=True):
     """What stands between several labels of one text; given, the task is multi-label."""
     unlabelled: str = ""
     """A file of more texts, for soft targets alone."""
+    image_size: int | tuple[int, int] | None = None  # limits here make msgspec 0.22 crash
+    """Side, or [height, width], that images are brought to; empty follows from the files."""
+    image_fit: Literal["crop", "pad", "stretch"] = "crop"
+    """What happens to images of another shape: the middle, black around it, or distortion."""
+    image_colours: Literal["auto", "grey", "rgb"] = "auto"
+    """Auto is grey where every image is."""
+    sample_rate_hz: Annotated[int, Meta(ge=1000, le=192_000)] = 16_000
+    """Of sound, on the board; recordings of other rates are resampled here, for training."""
+    window_s: Positive | None = None
+    """Length of the sound that is classified at once; empty is the longest clip, up to 2 s."""
+    hop_s: Positive | None = None
+    """From one window of a longer recording, or of a stream, to the next; empty is the window."""
+    mel_bands: Annotated[int, Meta(ge=8, le=128)] = 40
+    """Bands of the log-mel spectrogram that a network for sound sees."""
+    window: Annotated[int, Meta(ge=4, le=65_536)] | None = None
+    """Steps of a recording of sensors that are classified at once; empty is 128."""
+    hop: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    """Steps from one window to the next; empty is half a window."""
     max_length: Annotated[int, Meta(ge=4, le=512)] = 64
     """Most tokens of a text; the rest is cut off, on the board as in training."""
     metric: Literal["", "accuracy", "f1_macro"] = ""
@@ -145,6 +165,14 @@ class Recipe(Settings, frozen=True):
     """Fields that pick the assistant's spec in the method of that name."""
     control: Annotated[int, Meta(ge=0, le=100)] = 0
     """Seeds, at least 3, that student and control without a teacher are trained with; 0: none."""
+    calibrate: bool = True
+    """Divide the logits by a temperature, chosen on the validation split, so that a score of 0.8 is
+    right in about 80 of 100 cases (Guo et al. 2017)."""
+    unknown: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of right answers wanted among those that are given: below a score chosen on the
+    validation split the answer is "unknown".  0 answers always."""
+    top_k: Count = 1
+    """Labels in an answer's `top`, best first."""
     name: str = ""
     """Name of the bundle; empty derives it from data and profile."""
     version: Annotated[int, Meta(ge=0, le=2**53)] = 1
@@ -173,6 +201,10 @@ class Recipe(Settings, frozen=True):
     teacher_training: GivenTeacherTraining = GivenTeacherTraining()
 
     def __post_init__(self) -> None:
+        size = self.image_size
+        for side in (size,) if isinstance(size, int) else size or ():
+            if not 4 <= side <= 1024:
+                raise ValueError(f"image_size is {side}; a side has 4 to 1024 pixels")
         if self.control in (1, 2):
             raise ValueError("control needs at least 3 seeds for an interval; 0 leaves it out")
 
@@ -209,7 +241,7 @@ class Recipe(Settings, frozen=True):
 
     def training_of(self, family: str, task: str) -> Training:
         """The student's training: what is given here over the family's defaults."""
-        other = "convnet" if task == "image-classification" else "static"
+        other = "static" if task == "text-classification" else "convnet"
         return _complete(self.training, TRAINING.get(family, TRAINING[other]))
 
     def teacher_training_of(self, kind: str) -> TeacherTraining:

@@ -44,7 +44,7 @@ class Samples(Protocol):
 class ArraySamples:
     """Rows of equal shape.  rows: (n, …) float32"""
 
-    lengths = None
+    lengths: Index | None = None
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgedistill.cost import memory
+from edgedistill.cost import memory, preprocessing
 from edgedistill.cost.kernels import total_macs, total_parameters
 from edgedistill.cost.latency import JITTER, LatencyEstimate, estimate
 from edgedistill.data import Dataset
@@ -128,8 +128,10 @@ def plan(
         most = max(vocabulary, min(sizes, default=0))
         specs = [spec for spec, size in zip(specs, sizes, strict=True) if size <= most]
     one = sample_bytes(data)
+    before = preprocessing.kernels(data.features, data.sample.shape)
+    first = estimate(before, profile, "float32", 1).p50_ms if before else 0.0
     candidates = [
-        _price(family, spec, data, one, profile, budget, precision)
+        _price(family, spec, data, one, first, profile, budget, precision)
         for precision in precisions
         for spec in specs
     ]
@@ -170,13 +172,14 @@ def _price(
     spec: Any,
     data: Dataset,
     one: int,
+    preprocessing_ms: float,
     profile: DeviceProfile,
     budget: Budget,
     precision: str,
 ) -> Candidate:
     classes = len(data.labels)
     kernels = family.kernels(spec, data.input_shape, classes, precision)
-    latency = estimate(kernels, profile, precision, profile.budget.threads)
+    latency = estimate(kernels, profile, precision, profile.budget.threads).after(preprocessing_ms)
     parameters = total_parameters(kernels)
     capacity = getattr(family, "capacity", None)
     return Candidate(
@@ -189,7 +192,11 @@ def _price(
         latency,
         {
             "latency_ms": latency.bound_ms * JITTER[budget.percentile],
-            "peak_ram_mib": memory.peak_ram_mib(kernels, precision) * memory.SPREAD,
+            "peak_ram_mib": (
+                memory.peak_ram_mib(kernels, precision)
+                + preprocessing.table_bytes(data.features) / memory.MIB
+            )
+            * memory.SPREAD,
             "size_mib": memory.bundle_mib(kernels, precision, one, classes),
         },
     )
@@ -202,16 +209,17 @@ def _capacity_class(capacity: float, largest: float) -> int:
 
 def sample_bytes(data: Dataset) -> int:
     """Of one sample in a bundle."""
-    if data.sample.kind == "image":
-        return math.prod(data.sample.shape)
+    if data.sample.kind != "text":
+        return int(data.validation.x[0].nbytes)
     sizes = [len(text.encode()) for text in data.validation.x]
     return sum(sizes) // len(sizes) + 4
 
 
 def _kind(data: Dataset) -> str:
-    if data.sample.kind == "image":
-        return f"images of {data.sample.shape[1]}×{data.sample.shape[0]} pixels"
-    return f"{data.sample.kind}s"
+    if data.sample.kind == "text":
+        return "texts"
+    shape = "×".join(map(str, data.input_shape))
+    return f"inputs of {shape} (channels×height×width)"
 
 
 def _round_up(value: float) -> str:

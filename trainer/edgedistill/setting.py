@@ -13,10 +13,15 @@ from edgedistill.distill import methods
 from edgedistill.errors import SettingsError, unknown
 from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.recipe import Recipe
-from edgedistill.students import Family, family
+from edgedistill.students import Family, family, tasks_of
 from edgedistill_runtime.manifest import Backend, Budget
 
-DEFAULT_FAMILY = {"image-classification": "convnet", "text-classification": "transformer"}
+DEFAULT_FAMILY = {
+    "image-classification": "convnet",
+    "audio-classification": "convnet",
+    "sensor-classification": "convnet",
+    "text-classification": "transformer",
+}
 PRICED_QUANTILE = 0.95
 """Latency is priced at the length that so many of the texts do not exceed."""
 TOKENS_PER_WORD = 1.5
@@ -49,16 +54,26 @@ class Setting:
                 recipe.label_separator,
                 recipe.unlabelled,
             ),
+            _decoding(recipe),
         )
         if recipe.task and recipe.task != found.task:
             known = unknown("task", recipe.task, DEFAULT_FAMILY)
             fits = f"the data {found.name!r} are for {found.task}, not for {recipe.task}"
             raise SettingsError(fits if recipe.task in DEFAULT_FAMILY else known)
         chosen = family(student or recipe.student or DEFAULT_FAMILY[found.task])
-        if chosen.task != found.task:
+        tasks = tasks_of(chosen)
+        if found.task not in tasks:
             raise SettingsError(
-                f"the student family {chosen.name!r} is for {chosen.task}, and the data "
+                f"the student family {chosen.name!r} is for {' and '.join(tasks)}, and the data "
                 f"{found.name!r} are for {found.task}; choose another with --student"
+            )
+        if recipe.unknown and found.multi_label:
+            raise SettingsError(
+                "unknown is for one label a sample; where there may be several, none is an answer"
+            )
+        if recipe.top_k > len(found.labels):
+            raise SettingsError(
+                f"top_k is {recipe.top_k}, and the data have {len(found.labels)} labels"
             )
         most = getattr(chosen, "max_tokens", recipe.max_length)
         if found.task == "text-classification" and recipe.max_length > most:
@@ -113,6 +128,21 @@ class Setting:
             f"{data.name}: {len(data.labels)} classes, {counts} samples; "
             f"{self.profile.board.name}, {self.engine.name} {self.engine.version}"
         )
+
+
+def _decoding(recipe: Recipe) -> data.Decoding:
+    size = recipe.image_size
+    return data.Decoding(
+        image_size=(size, size) if isinstance(size, int) else size,
+        image_fit=recipe.image_fit,
+        image_colours=recipe.image_colours,
+        rate_hz=recipe.sample_rate_hz,
+        window_s=recipe.window_s,
+        hop_s=recipe.hop_s,
+        mel_bands=recipe.mel_bands,
+        window=recipe.window,
+        hop=recipe.hop,
+    )
 
 
 def _measured(found: Dataset, recipe: Recipe) -> tuple[Dataset, int]:

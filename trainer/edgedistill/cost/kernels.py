@@ -31,10 +31,13 @@ class Kernel:
 def conv(
     op: str, image: tuple[int, int, int], channels: int, kernel: int, stride: int, depthwise: bool
 ) -> Kernel:
-    """A convolution with "same" padding.  image: (channels, height, width)."""
+    """A convolution with "same" padding.  image: (channels, height, width).
+
+    Of height one (a sequence) the kernel is 1×kernel, and the stride is along the width alone.
+    """
     c, h, w = image
-    out = (channels, math.ceil(h / stride), math.ceil(w / stride))
-    weights = channels * kernel * kernel * (1 if depthwise else c)
+    out = (channels, math.ceil(h / stride), math.ceil(w / stride))  # 1 stays 1
+    weights = channels * kernel * (1 if h == 1 else kernel) * (1 if depthwise else c)
     return Kernel(
         op,
         (1, *image),

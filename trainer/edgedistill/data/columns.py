@@ -37,6 +37,9 @@ LABEL_NAMES = (
     "rating",
     "tag",
     "tags",
+    "activity",
+    "gesture",
+    "exercise",
     "y",
 )
 SAMPLE_ROWS = 200  # looked at to tell what a column holds

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.data.sets import Dataset, Split
+from edgedistill.data.sets import Dataset, Split, Steps
 from edgedistill.errors import DataError
 from edgedistill_runtime.manifest import Sample
 
@@ -13,30 +16,148 @@ TEST_SHARE = 0.25
 VALIDATION_SHARE = 0.2  # of what is left for training
 MIN_PER_CLASS = 8
 
+
 Index = NDArray[np.int64]
 
 
 def split(
-    name: str, images: NDArray[np.uint8], targets: NDArray[np.int64], labels: tuple[str, ...]
+    name: str,
+    x: NDArray[Any],
+    y: NDArray[np.int64],
+    labels: tuple[str, ...],
+    sample: Sample,
+    groups: NDArray[np.int64] | None = None,
+    *,
+    validation: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
+    test: tuple[NDArray[Any], NDArray[np.int64]] | None = None,
+    decode: Steps = (),
+    features: Steps = (),
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Stratified train, validation and test splits.  Raises DataError if a class is too small."""
-    from sklearn.model_selection import train_test_split
+    """Train, validation and test splits of labelled arrays, those given left as they are.
 
-    check_classes(name, np.bincount(targets, minlength=len(labels)), labels, len(targets))
-    rest, test = train_test_split(
-        np.arange(len(targets)), test_size=TEST_SHARE, stratify=targets, random_state=0
-    )
-    train, validation = train_test_split(
-        rest, test_size=VALIDATION_SHARE, stratify=targets[rest], random_state=0
-    )
+    Those that are made are stratified, and no group stands in two of them.  Of equal samples one
+    is kept, or none if their labels differ.  Raises DataError if a class is too small.
+
+    x: (n, …), y: (n,), groups: (n,)
+    """
+    given = {"validation": validation, "test": test}
+    parts = {k: Split(*arrays) for k, arrays in given.items() if arrays is not None}
+    missing = [part for part in given if part not in parts]
+    noun = "image" if sample.kind == "image" else "window"
+    rows, said = _leave_out(x, y, parts, noun)
+    place = f"{name} ({'; '.join(said)})" if said else name
+    for part, arrays in parts.items():
+        if not len(arrays):
+            raise DataError(f"{place}: the {part} split has no samples")
+    counts = np.bincount(y[rows], minlength=len(labels))
+    check_classes(place, counts, labels, len(rows), MIN_PER_CLASS if missing else 1)
+    made = _made(place, y, rows, groups, labels, missing)
+    for part, chosen in made.items():
+        parts[part] = Split(x[chosen], y[chosen])
+    if missing:
+        held = " and ".join(f"{part} ({len(parts[part]):,})" for part in reversed(missing))
+        said.append(f"{held} held out of {count_of(len(rows), noun)}")
+    for part in given:
+        there = np.bincount(parts[part].y, minlength=len(labels))
+        said += [f"the {part} split has no {labels[i]!r}" for i in np.flatnonzero(there == 0)[:1]]
     return Dataset(
         name,
-        Sample("image", "uint8", images.shape[1:]),
+        sample,
         labels,
-        train=Split(images[train], targets[train]),
-        validation=Split(images[validation], targets[validation]),
-        test=Split(images[test], targets[test]),
+        parts["train"],
+        parts["validation"],
+        parts["test"],
+        notes=(*notes, *said),
+        decode=decode,
+        features=features,
     )
+
+
+def _leave_out(
+    x: NDArray[Any], y: NDArray[np.int64], given: dict[str, Split], noun: str
+) -> tuple[Index, list[str]]:
+    """The training rows to keep, and what is said about the others.
+
+    Changes `given`: validation samples that stand in the test split are taken out.
+    """
+    rows, keys, notes = np.arange(len(y)), _keys(x), []
+    if len(given) < 2:  # a split is made from these: one copy of each
+        _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        differs = np.zeros(len(first), bool)
+        np.logical_or.at(differs, number, y != y[first[number]])
+        rows = np.sort(first[~differs])
+        conflicting = int(differs[number].sum())
+        duplicates = len(y) - conflicting - len(rows)
+        said = [f"{count_of(duplicates, f'duplicate {noun}')}"] if duplicates else []
+        said += [f"{count_of(conflicting, noun)} with conflicting labels"] if conflicting else []
+        notes += [f"{' and '.join(said)} left out"] if said else []
+    others = {part: _keys(arrays.x) for part, arrays in given.items()}
+    if len(given) == 2:
+        fresh = ~np.isin(others["validation"], others["test"])
+        if not fresh.all():
+            left = count_of(int((~fresh).sum()), f"validation {noun}")
+            notes.append(f"{left} left out, standing in the test split too")
+            part = given["validation"]
+            given["validation"] = Split(part.x[fresh], part.y[fresh])
+    for name, seen in others.items():
+        fresh = ~np.isin(keys[rows], seen)
+        if not fresh.all():
+            left = count_of(int((~fresh).sum()), f"train {noun}")
+            notes.append(f"{left} left out, standing in the {name} split too")
+            rows = rows[fresh]
+    return rows, notes
+
+
+def _keys(x: NDArray[Any]) -> NDArray[np.bytes_]:
+    """A digest of each sample's bytes, (n,)."""
+    digests = [sha256(sample.tobytes()).hexdigest() for sample in x]
+    return np.array(digests, "S64")
+
+
+def _made(
+    place: str,
+    y: NDArray[np.int64],
+    rows: Index,
+    groups: NDArray[np.int64] | None,
+    labels: tuple[str, ...],
+    missing: list[str],
+) -> dict[str, Index]:
+    """Rows of the training split and of the `missing` ones, in an order unlike the file's."""
+    from sklearn.model_selection import train_test_split
+
+    shares = {"validation": VALIDATION_SHARE, "test": TEST_SHARE}
+    made: dict[str, Index] = {}
+    if groups is None:
+        for part in reversed(missing):
+            rows, made[part] = train_test_split(
+                rows, test_size=shares[part], stratify=y[rows], random_state=0
+            )
+        made["train"] = rows if missing else rows[shuffled(len(rows))]
+        return made
+    if (count := len(np.unique(groups[rows]))) <= len(missing):
+        raise DataError(
+            f"{place}: {count_of(count, 'group')}; at least {len(missing) + 1} are needed, since "
+            "none may be in two splits"
+        )
+    for part in reversed(missing):
+        _, numbers = np.unique(groups[rows], return_inverse=True)
+        stay, held = hold_out_groups(y[rows], numbers, shares[part])
+        rows, made[part] = rows[stay], rows[held]
+    made["train"] = rows
+    for label in np.flatnonzero(np.bincount(y[rows], minlength=len(labels)) == 0)[:1]:
+        count = len(np.unique(groups[y == label]))
+        raise DataError(
+            f"{place}: the class {labels[label]!r} has no sample left to train with: it stands in "
+            f"{count_of(count, 'group')} (a recording is one), and none may be in two splits; "
+            "give it more of them"
+        )
+    return {part: chosen[shuffled(len(chosen))] for part, chosen in made.items()}
+
+
+def count_of(count: int, noun: str) -> str:
+    """As in "1 image" and "2,000 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def check_classes(

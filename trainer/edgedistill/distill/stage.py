@@ -191,17 +191,18 @@ class StageRun:
         adapt = outputs.translated(None if teacher.shares_tokens else ids)
         teacher.network.cpu()
         inputs = samples.batch(np.arange(2))
+        shown = trainer.shown_to(teacher, self.prepared)
         made = pairs(
             stage.features,
             layout(module, inputs),
-            layout(teacher.network, adapt(inputs)),
+            layout(teacher.network, adapt(shown.batch(np.arange(2)))),
             {mine: own_path(teacher.network, theirs) for mine, theirs in stage.layers.items()},
             {n: f for n in stage.features if (f := trainer.feature_loss(n))},
         )
         source = outputs.FeatureSource(
             teacher.network,
             tuple(dict.fromkeys(pair.teacher for pair in made)),
-            _first(samples, trainer.count * choice.views),
+            _first(shown, trainer.count * choice.views),
             adapt,
             trainer.device,
         )

@@ -36,7 +36,7 @@ from edgedistill.samples import Index, Samples
 from edgedistill.students import Family, Source
 from edgedistill.students import vocabulary as vocabularies
 from edgedistill.students.static import VOCABULARIES
-from edgedistill.tasks import ImageClassification, Preprocessing
+from edgedistill.tasks import Preprocessing, TextClassification, Waveforms
 from edgedistill_runtime.tokenize import TextEncoder
 
 AUTO_VOCABULARY = 8000
@@ -105,7 +105,9 @@ class Trainer:
             loaded = self._load(source)
             name, body, encoder = loaded.name, loaded.body, loaded.encoder
             tokenizer, network, weights = loaded.tokenizer_json, loaded.network, loaded.digest
-            if encoder is None and self.data.task == "text-classification":
+            if self.data.task == "audio-classification":
+                encoder = Waveforms(loaded.sample_rate_hz or self.task.rate_hz)
+            if encoder is None and self.data.task == TextClassification.name:
                 raise TeacherError(
                     f"{name} has no tokenizer; give its module an attribute `tokenizer`, or put "
                     "tokenizer.json beside its file"
@@ -137,9 +139,8 @@ class Trainer:
         )
 
     def _load(self, source: Any) -> teachers.LoadedTeacher:
-        norm = None
-        if isinstance(self.task, ImageClassification):
-            norm = (self.task.mean, self.task.std)
+        task: Any = self.task
+        norm = (task.mean, task.std) if hasattr(task, "mean") else None
         return teachers.load(
             self.recipe.teacher if source is None else source,
             self.data.task,
@@ -147,15 +148,15 @@ class Trainer:
             self.data.labels,
             max_length=self.recipe.max_length,
             trust_remote_code=self.recipe.trust_remote_code,
-            image_norm=norm,
+            norm=norm,
         )
 
     def _auto(self) -> tuple[nn.Module, Any, bytes | None, str]:
         torch.manual_seed(self.recipe.seed)
         classes = len(self.data.labels)
-        if self.data.task == "image-classification":
-            image = teachers.auto_image_teacher(self.data.input_shape, classes)
-            return image, None, None, self.data.task
+        if self.data.task != TextClassification.name:
+            network = teachers.auto_convolutional_teacher(self.data.input_shape, classes)
+            return network, None, None, self.data.task
         texts = list(self.data.train.x)
         used = min(AUTO_VOCABULARY, vocabularies.available(None, texts))
         size = max(used, VOCABULARIES[0])  # no student is made for fewer
@@ -302,6 +303,13 @@ class Trainer:
     def samples(self, x: NDArray[Any], encoder: Any) -> Samples:
         """Samples of a split, as they are."""
         return cast(Samples, self.task.samples(self.task.views(x, 1, 0), encoder))
+
+    def shown_to(self, teacher: Teacher, prepared: Prepared) -> Samples:
+        """What a teacher of intermediate features is shown: the student's own rows, but for
+        waveforms."""
+        if isinstance(teacher.encoder, Waveforms):
+            return cast(Samples, self.task.samples(self.views, teacher.encoder))
+        return prepared.training
 
     def _assistant(self, spec: Any, teacher: Teacher) -> tuple[Teacher, str]:
         """A student of middle size, trained by the teacher, in the teacher's place."""
@@ -510,7 +518,10 @@ def _class_weights(data: Dataset) -> Tensor:
 
 
 def _code(function: Callable[..., Any]) -> str:
+    if isinstance(function, partial):
+        return f"{_code(function.func)} {function.args!r} {sorted(function.keywords.items())!r}"
     try:
         return inspect.getsource(function)
-    except (OSError, TypeError):  # no file, or no plain function
-        return repr(function)
+    except (OSError, TypeError):  # no file, or an object that is called: its class
+        kind = function if hasattr(function, "__qualname__") else type(function)
+        return f"{kind.__module__}.{kind.__qualname__}"

@@ -20,7 +20,7 @@ from edgedistill.students.transformer import Transformer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ENTRY_POINTS", "FAMILIES", "Family", "Source", "family"]
+__all__ = ["ENTRY_POINTS", "FAMILIES", "Family", "Source", "family", "tasks_of"]
 
 Shape = tuple[int, ...]
 ENTRY_POINTS = "edgedistill.students"
@@ -38,16 +38,17 @@ class Family(Protocol):
     """
 
     name: str
-    task: str
-    """ "image-classification" or "text-classification"."""
+    tasks: tuple[str, ...]
+    """Such as "image-classification"; a family for one may have `task`, a text, instead."""
     quantization: str
     """How int8 is made: "static" (from calibration samples) or "dynamic"."""
 
     def specs(self, input_shape: Shape) -> Iterable[Any]:
         """Every spec of the space for one preprocessed sample's shape.
 
-        That is (channels, height, width) for images, and (tokens,) for texts: the length that is
-        priced.  A text spec has `vocabulary`, the rows of its embedding table.
+        That is (channels, height, width) for images, (1, bands, frames) for sound, (channels, 1,
+        steps) for sensors, and (tokens,) for texts: the length that is priced.  A text spec has
+        `vocabulary`, the rows of its embedding table.
         """
 
     def kernels(
@@ -58,12 +59,18 @@ class Family(Protocol):
     def build(self, spec: Any, input_shape: Shape, classes: int) -> torch.nn.Module:
         """The untrained network: a batch -> logits (batch, classes).
 
-        Images: one input, (batch, *input_shape) float32.  Texts: ids (batch, tokens) int64, and
+        One input, (batch, *input_shape) float32.  Texts: ids (batch, tokens) int64, and
         a mask (batch, tokens) float32 that may be left out.
         """
 
 
 FAMILIES: dict[str, Family] = {f.name: f for f in (ConvNet(), Static(), Transformer())}
+
+
+def tasks_of(made: Any) -> tuple[str, ...]:
+    """The tasks that a family is for."""
+    tasks: tuple[str, ...] = getattr(made, "tasks", ())
+    return tuple(tasks) or (made.task,)
 
 
 def family(name: str | Family) -> Family:

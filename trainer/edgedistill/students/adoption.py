@@ -115,7 +115,7 @@ def encoder(student: nn.Module, source: Source) -> str:
     of_units, heads = teacher.layers[0].up.out_features, into[0].attention.num_heads
     words = "" if source.token_ids is not None else "; token vectors start at random"
     return (
-        f"layers {', '.join(map(str, chosen))} of {len(teacher.layers)}, "
+        f"layers {', '.join(str(i + 1) for i in chosen)} of {len(teacher.layers)}, "
         f"{hidden} of {teacher.width} hidden dimensions, "
         f"{min(heads, teacher.num_heads)} of {teacher.num_heads} heads, "
         f"{min(units, of_units)} of {of_units} feed-forward units{words}"

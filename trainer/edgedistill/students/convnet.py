@@ -1,4 +1,4 @@
-"""Small convolutional networks for images, in two kinds of block.
+"""Small convolutional networks for images, spectrograms and sequences, in two kinds of block.
 
 `separable`: depthwise 3×3 or 5×5 and pointwise 1×1 pairs (MobileNets, Howard et al. 2017,
 https://arxiv.org/abs/1704.04861).  `dense`: plain 3×3 convolutions.  Separable blocks have fewer
@@ -6,7 +6,8 @@ multiply-accumulates; on small images engines still run dense ones faster, param
 (docs/decisions/0004-two-kinds-of-block.md).
 
 A stem convolution, then stages of blocks; each stage after the first halves the image and widens
-it; global average pooling and one linear layer at the end.
+it; global average pooling and one linear layer at the end.  A sequence is an image of height one,
+with 1×k kernels, and halved along its steps.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
 GROWTHS = (1.0, 1.5, 2.0)
-MIN_SIDE = 2
+MIN_SIDE, MIN_STEPS = 2, 8
+"""Of the last stage's image, and of its sequence."""
+LARGE_SIDE, LARGE_STEPS = 48, 256
+"""From here on the stem has a stride."""
+IMAGE_BLOCKS = (("separable", 3), ("separable", 5), ("dense", 3))
+SEQUENCE_BLOCKS = (("separable", 5), ("separable", 9), ("dense", 3), ("dense", 5))
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class ConvNetSpec:
     """Blocks in each stage; the stem counts as a dense network's first."""
     kernel: int
     """Side of the depthwise, or dense, kernels."""
+    stem_stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,34 @@ class ConvNet:
     """The `convnet` family."""
 
     name = "convnet"
-    task = "image-classification"
+    tasks: tuple[str, ...] = (
+        "image-classification",
+        "audio-classification",
+        "sensor-classification",
+    )
     quantization = "static"
 
     def specs(self, input_shape: Shape) -> Iterator[ConvNetSpec]:
-        """Every spec whose last stage still has at least 2×2 pixels."""
-        side = min(input_shape[1:])
-        deepest = max(1, (side // MIN_SIDE).bit_length())
+        """Every spec whose last stage still has at least 2×2 pixels, or 8 steps.
+
+        The stem of a large image halves it until it is no larger than 48, a sequence's until 256.
+        """
+        _, height, side = input_shape
+        blocks: tuple[tuple[str, int], ...] = IMAGE_BLOCKS
+        least, large = MIN_SIDE, LARGE_SIDE
+        if height == 1:
+            blocks, least, large = SEQUENCE_BLOCKS, MIN_STEPS, LARGE_STEPS
+        else:
+            side = min(height, side)
+        stride = 1
+        while side > large:
+            stride, side = 2 * stride, (side + 1) // 2
+        deepest = max(1, (side // least).bit_length())
         stages = range(max(1, deepest - 2), deepest + 1)
-        blocks = (("separable", 3), ("separable", 5), ("dense", 3))
         space = itertools.product(blocks, WIDTHS, GROWTHS, stages, (1, 2, 3))
         for (block, kernel), width, growth, count, depth in space:
             if count > 1 or growth == GROWTHS[0]:  # one stage has nothing to grow to
-                yield ConvNetSpec(block, width, growth, count, depth, kernel)
+                yield ConvNetSpec(block, width, growth, count, depth, kernel, stride)
 
     def kernels(
         self, spec: ConvNetSpec, input_shape: Shape, classes: int, precision: str
@@ -110,17 +132,19 @@ class ConvNet:
     def build(self, spec: ConvNetSpec, input_shape: Shape, classes: int) -> torch.nn.Module:
         from edgedistill.students.modules import Classifier, conv_block
 
-        blocks, channels = [], input_shape[0]
+        blocks, channels, flat = [], input_shape[0], input_shape[1] == 1
         for layer in _layers(spec):
             groups = channels if layer.depthwise else 1
-            blocks.append(conv_block(channels, layer.channels, layer.kernel, layer.stride, groups))
+            blocks.append(
+                conv_block(channels, layer.channels, layer.kernel, layer.stride, groups, flat)
+            )
             channels = layer.channels
         return Classifier(blocks, channels, classes)
 
 
 def _layers(spec: ConvNetSpec) -> Iterator[_Layer]:
     channels = spec.width
-    yield _Layer(channels, 3, 1, False)
+    yield _Layer(channels, max(3, 2 * (spec.stem_stride // 2) + 1), spec.stem_stride, False)
     for stage in range(spec.stages):
         wider = max(4, round(spec.width * spec.growth**stage / 4) * 4)
         dense_stem = spec.block == "dense" and not stage

@@ -9,11 +9,17 @@ from torch import Tensor, nn
 
 
 def conv_block(
-    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, flat: bool = False
 ) -> nn.Sequential:
-    """Convolution, batch norm (folded into it at export), ReLU (fused into it by the engine)."""
+    """Convolution, batch norm (folded into it at export), ReLU (fused into it by the engine).
+
+    flat: for inputs of height one, 1×kernel and with a stride along the width alone.
+    """
+    size, steps, padding = (1, kernel), (1, stride), (0, kernel // 2)
+    if not flat:
+        size, steps, padding = (kernel, kernel), (stride, stride), (kernel // 2, kernel // 2)
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(inputs, outputs, size, steps, padding, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     )

@@ -50,7 +50,7 @@ class Static:
     """The `static` family."""
 
     name = "static"
-    task = "text-classification"
+    tasks: tuple[str, ...] = ("text-classification",)
     quantization = "dynamic"
 
     def specs(self, input_shape: Shape) -> Iterator[StaticSpec]:

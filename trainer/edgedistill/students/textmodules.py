@@ -100,7 +100,6 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = (
             nn.Linear(hidden, hidden) for _ in range(4)
         )
-        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         query, key, value = (  # (batch, heads, tokens, width)
@@ -110,7 +109,7 @@ class Attention(nn.Module):
         scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])
         if mask is not None:
             scores = scores + MASKED * (1 - mask[:, None, None, :])
-        mixed = self.dropout(scores.softmax(-1)) @ value
+        mixed = scores.softmax(-1) @ value
         return cast(Tensor, self.output(mixed.transpose(1, 2).flatten(2)))
 
 
@@ -123,13 +122,10 @@ class Layer(nn.Module):
         self.attention_norm = nn.LayerNorm(hidden, eps=1e-12)
         self.up, self.down = nn.Linear(hidden, ffn), nn.Linear(ffn, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
-        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        attended = self.dropout(self.attention(states, mask))
-        states = self.attention_norm(states + attended)
-        changed = self.dropout(self.down(F.gelu(self.up(states))))
-        return cast(Tensor, self.norm(states + changed))
+        states = self.attention_norm(states + self.attention(states, mask))
+        return cast(Tensor, self.norm(states + self.down(F.gelu(self.up(states)))))
 
 
 class TextTransformer(nn.Module):

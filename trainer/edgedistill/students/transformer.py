@@ -46,7 +46,7 @@ class Transformer:
     """The `transformer` family."""
 
     name = "transformer"
-    task = "text-classification"
+    tasks: tuple[str, ...] = ("text-classification",)
     quantization = "dynamic"
     max_tokens = MAX_TOKENS
 

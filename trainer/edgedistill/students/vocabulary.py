@@ -50,8 +50,9 @@ def trim(tokenizer_json: bytes, texts: Sequence[str], size: int) -> tuple[bytes,
         )
     if len(kept.tokens) < size:
         raise DataError(
-            f"the tokenizer has {len(kept.tokens):,} entries that can be kept, and a vocabulary of "
-            f"{size:,} was asked for; ask for a smaller one"
+            f"the teacher's tokenizer has {len(kept.tokens):,} entries that can be kept, and the "
+            f"student has {size:,}; give spec = {{vocabulary = …}} if the family has a smaller "
+            "one, or choose a teacher with a larger tokenizer"
         )
     own = tokenizer.own()  # what was added to the model is numbered after it
     tokens = sorted(kept.tokens, key=lambda token: (token not in own, tokenizer.ids[token]))

@@ -10,19 +10,41 @@ from edgedistill.students.modules import Classifier, conv_block
 from edgedistill.teachers.loaded import Network
 from edgedistill.teachers.text import TextInputs
 
+MAX_WIDTH = 256
+LARGE_SIDE = 32
+"""Images and spectrograms above it begin with half the side and half the width."""
 
-def auto_image_teacher(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+
+def auto_convolutional_teacher(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """A plain convolutional network in the manner of VGG (Simonyan & Zisserman 2015), batch-normed.
 
     input_shape: (channels, height, width); two 3×3 convolutions a stage, each stage half the side.
+    Of height one (sensors) the convolutions are 1×5, and stages go on until 8 steps are left.
     """
-    channels, *sides = input_shape
+    channels, height, steps = input_shape
+    if height == 1:
+        return _auto_sequence_teacher(channels, steps, classes)
     blocks: list[nn.Module] = []
-    width, side = 64, min(sides)
-    while side >= 2 and width <= 256:
+    width, side = 64, min(height, steps)
+    while side > LARGE_SIDE:
+        blocks.append(conv_block(channels, 32, 3, 2))
+        channels, width, side = 32, 32, (side + 1) // 2
+    while side >= 2 and width <= MAX_WIDTH:
         blocks += [conv_block(channels, width, 3, 1), conv_block(width, width, 3, 1)]
         blocks.append(nn.MaxPool2d(2))
         channels, width, side = width, width * 2, side // 2
+    return Classifier(blocks, channels, classes)
+
+
+def _auto_sequence_teacher(channels: int, steps: int, classes: int) -> nn.Module:
+    blocks: list[nn.Module] = []
+    width = 64
+    while width == 64 or (steps >= 16 and width <= MAX_WIDTH):
+        for _ in range(2):
+            blocks.append(conv_block(channels, width, 5, 1, flat=True))
+            channels = width
+        blocks.append(nn.MaxPool2d((1, 2)))
+        width, steps = width * 2, steps // 2
     return Classifier(blocks, channels, classes)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedistill.errors import TeacherError, unknown
-from edgedistill.teachers.images import Pixels
+from edgedistill.teachers.inputs import Readings, Unnormalized
 from edgedistill.teachers.loaded import LoadedTeacher, logits_of, state_digest
 from edgedistill.teachers.request import Request
 from edgedistill.teachers.text import TeacherEncoder
@@ -81,15 +81,18 @@ def of(model: nn.Module, request: Request, module: ModuleType | None = None) -> 
     """The user's network itself.  module: where it was made, if known.
 
     Text: called with (ids, mask) of the tokens of its attribute `tokenizer` (a fast one).  Images:
-    with pixels of 0 to 1.  Audio: with waveforms.  An attribute `labels` names its classes.
+    with pixels of 0 to 1.  Audio: with waveforms of −1 to 1, at its attribute `sample_rate_hz` if
+    it has one, else at the data's rate.  Sensors: with readings (batch, channels, steps).  An
+    attribute `labels` names its classes.
     """
     model = model.float()
     encoder = inputs = None
     if request.task == "text-classification":
         encoder = _encoder(request, model)
-    elif request.task == "image-classification":
-        assert request.image_norm is not None, "an image teacher needs the student's normalisation"
-        inputs = Pixels(request.image_norm)
+    elif request.task != "audio-classification":
+        assert request.norm is not None, "the teacher needs the student's normalisation"
+        images = request.task == "image-classification"
+        inputs = Unnormalized(request.norm) if images else Readings(request.norm)
     digest = hashlib.sha256(state_digest(model) + _code(model, module))
     if encoder is not None:
         digest.update(encoder.json + f" {encoder.max_length} {encoder.pad_id}".encode())
@@ -102,6 +105,7 @@ def of(model: nn.Module, request: Request, module: ModuleType | None = None) -> 
         encoder=encoder,
         tokenizer_json=None if encoder is None else encoder.json,
         body=_body(model),
+        sample_rate_hz=_rate(request.source, model),
     )
 
 
@@ -144,6 +148,16 @@ def _labels(source: str, model: nn.Module) -> tuple[str, ...] | None:
     if not isinstance(labels, list | tuple) or not all(isinstance(x, str) for x in labels):
         raise TeacherError(f"{source}: its attribute 'labels' must be a list of class names")
     return tuple(labels)
+
+
+def _rate(source: str, model: nn.Module) -> int | None:
+    rate: Any = getattr(model, "sample_rate_hz", None)
+    if rate is not None and (not isinstance(rate, int) or not 1000 <= rate <= 192_000):
+        raise TeacherError(
+            f"{source}: its attribute 'sample_rate_hz' is {rate!r}; it must be a number of samples "
+            "a second, 1,000 to 192,000"
+        )
+    return rate
 
 
 def _body(model: nn.Module) -> nn.Module | None:

@@ -41,7 +41,7 @@ def reason(error: BaseException) -> str:
     return (text if len(text) <= 200 else text[:199] + "…").rstrip(".:")
 
 
-def sensor_inputs(
+def media_inputs(
     request: Request, folder: Path, image_side: Any, name: str = "pixel_values"
 ) -> tuple[nn.Module, bytes]:
     """An image's or audio clip's way into a model, as its preprocessor_config.json says."""
@@ -57,10 +57,10 @@ def sensor_inputs(
                 f"{request.source}: its feature extractor cannot be loaded ({reason(error)})"
             ) from error
         return AudioInputs(extractor), json.dumps(plain, sort_keys=True).encode()
-    assert request.image_norm is not None, "an image teacher needs the student's normalisation"
+    assert request.norm is not None, "an image teacher needs the student's normalisation"
     try:
         steps = images.read(plain, image_side if isinstance(image_side, int) else None)
     except TeacherError as error:
         raise TeacherError(f"{request.source}: preprocessor_config.json: {error}") from None
     about = json.dumps(steps.plain(), sort_keys=True).encode()
-    return images.ImageInputs(steps, request.image_norm, name), about
+    return images.ImageInputs(steps, request.norm, name), about

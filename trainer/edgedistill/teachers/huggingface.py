@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgedistill.errors import TeacherError
 from edgedistill.teachers.audio import AudioInputs
-from edgedistill.teachers.files import read_json, reason, sensor_inputs
+from edgedistill.teachers.files import media_inputs, read_json, reason
 from edgedistill.teachers.loaded import (
     LoadedTeacher,
     Network,
@@ -343,7 +343,7 @@ class _Folder:
         if encoder is not None:
             about = f"{encoder.max_length} {encoder.pad_id} ".encode()
             return TextInputs(), about + encoder.json
-        return sensor_inputs(self.request, self.folder, getattr(config, "image_size", None))
+        return media_inputs(self.request, self.folder, getattr(config, "image_size", None))
 
 
 class MeanPooled(nn.Module):

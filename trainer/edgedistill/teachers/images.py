@@ -7,7 +7,6 @@ round to whole pixel values after resizing, this does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgedistill.errors import TeacherError
-
-Normalization = tuple[Sequence[float], Sequence[float]]
-"""(mean, deviation) of each channel, in pixels of 0 to 1."""
+from edgedistill.teachers.inputs import Normalization, Unnormalized
 
 FILTERS = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's numbers
 SQUARE = ("ViT", "DeiT", "Beit", "EfficientNet", "Siglip", "Blip")  # a bare size means both sides
@@ -126,22 +123,6 @@ def _triple(value: Any) -> tuple[float, ...]:
     return (float(value),) * 3 if isinstance(value, int | float) else tuple(map(float, value))
 
 
-class Pixels(nn.Module):
-    """Undoes the student's normalisation: (batch, channels, height, width) -> pixels of 0 to 1."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, norm: Normalization) -> None:
-        super().__init__()
-        for name, values in zip(("mean", "std"), norm, strict=True):
-            column = torch.tensor(tuple(values), dtype=torch.float32)[:, None, None]
-            self.register_buffer(name, column, persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return image * self.std + self.mean
-
-
 class ImageInputs(nn.Module):
     """The student's batch -> {"pixel_values": (batch, own channels, own height, own width)}."""
 
@@ -151,7 +132,7 @@ class ImageInputs(nn.Module):
     def __init__(self, steps: Steps, norm: Normalization, name: str = "pixel_values") -> None:
         super().__init__()
         self.steps, self.name = steps, name
-        self.pixels = Pixels(norm)
+        self.pixels = Unnormalized(norm)
         for key, values in (("mean", steps.mean), ("std", steps.std)):
             self.register_buffer(key, torch.tensor(values)[:, None, None], persistent=False)
 

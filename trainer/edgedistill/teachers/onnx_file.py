@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgedistill.errors import TeacherError
-from edgedistill.teachers.files import read_json, reason, sensor_inputs
+from edgedistill.teachers.files import media_inputs, read_json, reason
 from edgedistill.teachers.loaded import LoadedTeacher, Network, own_names
 from edgedistill.teachers.request import Request
 from edgedistill.teachers.text import TeacherEncoder, TextInputs
@@ -79,7 +79,7 @@ def load(request: Request) -> LoadedTeacher:
         inputs: nn.Module = TextInputs()
         preprocessing = f"{encoder.max_length} {encoder.pad_id} ".encode() + encoder.json
     else:
-        inputs, preprocessing = sensor_inputs(request, path.parent, None, name)
+        inputs, preprocessing = media_inputs(request, path.parent, None, name)
     model = OnnxModel(session, output, encoder.pad_id if encoder else 0)
     digest.update(preprocessing)
     return LoadedTeacher(

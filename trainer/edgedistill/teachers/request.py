@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgedistill.teachers.images import Normalization
+from edgedistill.teachers.inputs import Normalization
 
-TASKS = ("text-classification", "image-classification", "audio-classification")
+TASKS = (
+    "text-classification",
+    "image-classification",
+    "audio-classification",
+    "sensor-classification",
+)
 
 
 @dataclass(frozen=True)
@@ -17,4 +22,5 @@ class Request:
     labels: tuple[str, ...]
     max_length: int
     trust_remote_code: bool
-    image_norm: Normalization | None
+    norm: Normalization | None
+    """What the student's images or readings were normalised with."""

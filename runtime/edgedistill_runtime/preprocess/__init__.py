@@ -1,9 +1,11 @@
 """The steps from a decoded sample to the model's input: one implementation for training and device.
 
-A step is an object of the manifest with `op` and its arguments.  Those of images work on one sample
-or on a batch of them (leading dimensions pass through), in float32 arithmetic of numpy alone, so
-that the host trains on the very arrays that the board computes.  `tokenize` takes one text, and
-needs a file of the bundle.
+A step is an object of the manifest with `op` and its arguments.  All but `tokenize` work on one
+sample or on a batch of them (leading dimensions pass through), and give the same bits on every
+machine: with integers, with matrix products whose sums are exact, and with float operations one
+after the other, never with sums or functions whose last bit is the library's choice.  So the host
+trains on the very arrays that the board computes.  `tokenize` takes one text, and needs a file of
+the bundle.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill_runtime.errors import BundleError, unknown
+from edgedistill_runtime.preprocess.images import crop, resize
 
 Array = NDArray[Any]
 Step = Callable[[Any], Array]
@@ -42,6 +45,29 @@ def channels_first() -> Step:
     return lambda x: np.ascontiguousarray(np.moveaxis(x, -1, -3))
 
 
+def standardize(mean: Sequence[float], std: Sequence[float]) -> Step:
+    """(x − mean) / std, per channel.  (…, channels, steps) of any number type -> float32."""
+    step = normalize(1.0, mean, std)
+    return lambda x: np.ascontiguousarray(np.moveaxis(step(np.moveaxis(x, -2, -1)), -1, -2))
+
+
+def insert_axis(axis: int) -> Step:
+    """An axis of size one.  −2: (…, channels, steps) -> (…, channels, 1, steps), a row for each
+    channel; −3: (…, bands, frames) -> (…, 1, bands, frames), one channel."""
+    if axis not in (-2, -3) or isinstance(axis, bool):
+        raise ValueError("axis must be -2 or -3")
+    return lambda x: np.expand_dims(x, axis)
+
+
+def log_mel(
+    rate_hz: float, frame: int, step: int, bands: int, low_hz: float, high_hz: float
+) -> Step:
+    """The spectrogram of a sound, see `sound.LogMel`.  (…, samples) int16 -> (…, bands, frames)."""
+    from edgedistill_runtime.preprocess.sound import LogMel  # a camera starts without it
+
+    return LogMel(rate_hz, frame, step, bands, low_hz, high_hz)
+
+
 def tokenize(
     files: Mapping[str, bytes], /, file: str, max_length: int, max_characters: int
 ) -> Step:
@@ -55,7 +81,12 @@ def tokenize(
 
 STEPS: dict[str, Callable[..., Step]] = {
     "channels_first": channels_first,
+    "crop": crop,
+    "insert_axis": insert_axis,
+    "log_mel": log_mel,
     "normalize": normalize,
+    "resize": resize,
+    "standardize": standardize,
     "tokenize": tokenize,
 }
 

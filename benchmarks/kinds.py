@@ -1,0 +1,99 @@
+"""Images, sound and sensors: what the examples' recipes reach, over several seeds.
+
+    python examples/mnist/prepare.py        (and the other examples that are to be measured)
+    python benchmarks/kinds.py
+
+Fits each example with its control, and writes teacher, student, control with its interval and the
+teacher simply quantized to benchmarks/results/kinds.json.  Everything that is finished is kept
+under build/bench, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from distillation import ROOT, Told, keep
+
+from edgedistill import Recipe, fit
+
+RESULTS = Path(__file__).parent / "results" / "kinds.json"
+EXAMPLES = ("mnist", "spoken_digits", "keywords", "watch")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("examples", nargs="*", metavar="EXAMPLE", help="some of the examples alone")
+    parser.add_argument("--build", type=Path, default=ROOT / "build" / "bench")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    chosen = options.examples or EXAMPLES
+    unknown = sorted(set(chosen) - set(EXAMPLES))
+    if unknown:
+        parser.error(f"no example {unknown[0]!r} (known: {', '.join(EXAMPLES)})")
+    for name in chosen:
+        keep(options.results, name, measure(name, options))
+    return 0
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One example's row."""
+    recipe = Recipe.build(
+        ROOT / "examples" / name / "recipe.toml",
+        {
+            "control": options.seeds,
+            "min_retention": 0.5,  # the table says what it is
+            "out": str(options.build / name),
+        },
+    )
+    report = fit(recipe, progress=Told(name)).report
+    teacher, student, host = report["teacher"], report["student"], report["host"]
+    retention = [metric / teacher["metric"] for metric in report["control"]["student"]]
+    row = {
+        "test_samples": report["test_samples"],
+        "metric": report["metric"],
+        "teacher": teacher | {"latency_ms": host["teacher_latency_ms"]},
+        "teacher_int8": report["teacher_quantized"],
+        "student": {
+            "spec": student["spec"],
+            "params": student["params"],
+            "precision": report["precision"],
+            "metric": student["metric"],
+            "choices": student["choices"],
+            "bundle_mib": report["size_mib"],
+            "model_latency_ms": host["model_latency_ms"],
+            "call_latency_ms": host["latency_ms"]["p50"],
+        },
+        "retention": statistics.fmean(retention),
+        "retention_by_seed": retention,
+        "control": report["control"],
+        "answers": report["answers"],
+        "times_fewer_parameters": teacher["params"] / student["params"],
+        "seconds": report["seconds"],
+    }
+    if teacher["size_mib"] is not None:
+        row["times_smaller"] = teacher["size_mib"] / report["size_mib"]
+        row["times_faster"] = host["teacher_latency_ms"] / host["model_latency_ms"]
+    show(name, row)
+    return row
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    student = row["student"]
+    sys.stderr.write(
+        f"{name:14} teacher {row['teacher']['metric']:.4f}  student {student['metric']:.4f} "
+        f"({student['params']:,} parameters, {student['precision']})  "
+        f"retention {row['retention']:.4f}  "
+        f"{row.get('times_smaller', 0):.0f} times smaller, "
+        f"{row.get('times_faster', 0):.0f} times faster\n"
+        f"{'':14} {row['control']['sentence']}\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
