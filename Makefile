@@ -32,9 +32,11 @@ types: .venv/installed
 bench: .venv/installed ## timings, as ratios against the bare engine; JSON under benchmarks/
 	.venv/bin/python benchmarks/runtime_overhead.py --python .venv-runtime/bin/python
 
-bench-distill: .venv/installed ## what distillation reaches on tweets, with controls: about an hour
+bench-distill: .venv/installed ## what distillation reaches, with controls: about three hours
 	.venv/bin/python examples/tweets/prepare.py
 	.venv/bin/python benchmarks/distillation.py
+	for example in mnist spoken_digits keywords watch; do .venv/bin/python examples/$$example/prepare.py || exit; done
+	.venv/bin/python benchmarks/kinds.py
 	.venv/bin/python benchmarks/cached_step.py
 
 bench-peers: .venv/installed ## against transformers.Trainer and torchdistill (its own environment)

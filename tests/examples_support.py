@@ -1,4 +1,4 @@
-"""The examples' prepare scripts as modules, and small wheels in place of the packages they fetch."""
+"""The examples' prepare scripts as modules, and small wheels in place of their packages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import hashlib
 import importlib.util
 import subprocess
 import sys
+import tomllib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from tests.conftest import ROOT
+from tests.opinions import write_toml
 
 EXAMPLES = ROOT / "examples"
 
@@ -74,3 +77,15 @@ def prepared(name: str, folder: Path, limit: int) -> Path:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def small_recipe(name: str, folder: Path, teacher_epochs: int = 3) -> Path:
+    """The example's recipe, its student included, with a moment of training.
+
+    teacher_epochs: so many that it is better than chance
+    """
+    options = tomllib.loads((EXAMPLES / name / "recipe.toml").read_text(encoding="utf-8"))
+    options["min_retention"] = 0.01
+    options["training"] |= {"epochs": 2, "trial_epochs": 1, "views": [1]}
+    options["teacher_training"] |= {"epochs": teacher_epochs, "views": 1, "batch_size": 16}
+    return write_toml(folder / "small.toml", options)

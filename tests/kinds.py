@@ -70,7 +70,7 @@ def write_wav(path: Path, sound: NDArray[np.int16], rate_hz: int = RATE_HZ) -> P
     return path
 
 
-def folder_of_sounds(folder: Path, count: int = 90) -> Path:
+def folder_of_sounds(folder: Path, count: int = 150) -> Path:
     random = np.random.default_rng(SEED)
     for i in range(count):
         label = ("low", "middle", "high")[i % 3]

@@ -51,9 +51,10 @@ WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 OTHER_WORDS = {
     "train": (
         "bed", "bird", "cat", "dog", "happy", "house", "marvin", "sheila", "tree", "wow", "zero",
-        "one", "two", "three", "four", "green", "water", "table", "window", "music", "apple", "book",
-        "chair", "door", "evening", "father", "ground", "hello", "island", "jump", "king", "light",
-        "money", "night", "orange", "people", "queen", "rain", "school", "train", "under", "voice",
+        "one", "two", "three", "four", "green", "water", "table", "window", "music", "apple",
+        "book", "chair", "door", "evening", "father", "ground", "hello", "island", "jump", "king",
+        "light", "money", "night", "orange", "people", "queen", "rain", "school", "train", "under",
+        "voice",
     ),
     "validation": ("five", "six", "seven", "blue", "paper", "garden", "letter", "morning"),
     "test": ("eight", "nine", "ten", "red", "river", "kitchen", "summer", "doctor"),

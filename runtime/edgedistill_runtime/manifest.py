@@ -162,7 +162,8 @@ class Accuracy:
 
     metric: str
     student: float
-    teacher: float
+    teacher: float | None
+    """None: it has none, as a model that was trained elsewhere."""
     samples: int
     control: Control | None = None
 

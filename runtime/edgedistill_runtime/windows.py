@@ -18,14 +18,11 @@ def cut(recording: Array, window: int, hop: int) -> Array:
     than a window is one window.
     """
     length = recording.shape[-1]
-    starts = list(range(0, max(1, length - window + 1), hop))
-    end = starts[-1] + window
-    rest = length - (starts[-1] + hop)
-    if end < length and 2 * rest >= window:
-        starts.append(starts[-1] + hop)
-    missing = max(0, starts[-1] + window - length)
-    if missing:
-        padding = [(0, 0)] * (recording.ndim - 1) + [(0, missing)]
-        recording = np.pad(recording, padding)
+    last = max(0, length - window) // hop * hop  # where the last whole one begins
+    if last + window < length and 2 * (length - last - hop) >= window:
+        last += hop
+    missing = last + window - length
+    if missing > 0:
+        recording = np.pad(recording, [(0, 0)] * (recording.ndim - 1) + [(0, missing)])
     every = np.lib.stride_tricks.sliding_window_view(recording, window, axis=-1)
     return np.moveaxis(every[..., ::hop, :], -2, 0)

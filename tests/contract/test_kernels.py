@@ -25,7 +25,7 @@ SHORT, MOODS = (7,), 2
 IMAGES = [name for name, f in FAMILIES.items() if "image-classification" in tasks_of(f)]
 SHAPES = {name: (DIGITS, CLASSES) if name in IMAGES else (TEXTS, TOPICS) for name in FAMILIES}
 OTHERS = {name: (PHOTOS, PHOTO_CLASSES) if name in IMAGES else (SHORT, MOODS) for name in FAMILIES}
-COUNTS = {"convnet": 12, "static": 7, "transformer": 9}
+COUNTS = {"convnet": 12, "vit": 7, "static": 7, "transformer": 9}
 CASES = [
     (name, spec, *case)
     for name, family in FAMILIES.items()
@@ -33,9 +33,16 @@ CASES = [
     for spec in spread(family.specs(case[0]), count)
 ]
 CASES += [
-    ("convnet", spec, shape, 4)
-    for shape in ((3, 96, 96), (1, 40, 61), (6, 1, 128), (2, 1, 1000))
-    for spec in spread(FAMILIES["convnet"].specs(shape), 3)
+    (name, spec, shape, 4)
+    for name, shape, count in (
+        ("convnet", (3, 96, 96), 3),
+        ("convnet", (1, 40, 61), 3),
+        ("convnet", (6, 1, 128), 3),
+        ("convnet", (2, 1, 1000), 3),
+        ("vit", (3, 64, 64), 1),
+        ("vit", (1, 40, 61), 2),
+    )
+    for spec in spread(FAMILIES[name].specs(shape), count)
 ]
 """Large images, spectrograms, and sequences."""
 
@@ -70,7 +77,7 @@ def test_the_sample_of_specs_has_every_value_of_every_field(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_the_module_as_it_ships(family, precision):
     shape, classes = SHAPES[family]
-    for spec in spread(FAMILIES[family].specs(shape), 60 if family in IMAGES else 12):
+    for spec in spread(FAMILIES[family].specs(shape), 60 if family == "convnet" else 12):
         module = student(family, spec, shape, classes)
         module = module.folded() if hasattr(module, "folded") else module
         count = sum(p.numel() for p in module.parameters())
@@ -83,7 +90,7 @@ def test_parameters_are_those_of_the_module_as_it_ships(family, precision):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_space_has_many_specs_for_a_small_sample_and_none_twice(family):
     specs = list(FAMILIES[family].specs(SHAPES[family][0]))
-    assert len(specs) >= (60 if family == "static" else 200)
+    assert len(specs) >= {"static": 60, "vit": 50}.get(family, 200)
     assert len(set(specs)) == len(specs)
 
 
@@ -115,6 +122,9 @@ SIZES = [
     ("convnet", "width"),
     ("convnet", "growth"),
     ("convnet", "depth"),
+    ("vit", "depth"),
+    ("vit", "heads"),
+    ("vit", "ffn"),
     ("static", "vocabulary"),
     ("static", "dim"),
     ("static", "hidden"),

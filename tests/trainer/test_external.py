@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from PIL import Image
 from tests import kinds
 
 from edgedistill import cli
+from edgedistill.export.onnx import quiet
 from edgedistill.students import vocabulary
 from edgedistill_runtime import load
 from edgedistill_runtime.evaluate import evaluate
 
 DATA = Path(__file__).parents[1] / "data"
+GUIDE = Path(__file__).parents[2] / "docs" / "packing-your-own-model.md"
 SEED = 20_261_124
 DIGITS = ",".join(map(str, range(10)))
 TEXTS = [
@@ -457,6 +461,7 @@ def test_texts_need_open_int64_ids_and_a_tokenizer(refusal):
         (("image", "digits", DIGITS, "--std", "0"), "std positive"),
         (("image", "digits", DIGITS, "--latency-ms", "-1"), "latency_ms is -1.0; expected"),
         (("image", "digits", DIGITS, "--tokenizer", "t.json"), "a tokenizer is for texts"),
+        (("image", "digits", DIGITS, "--out", "net.onnx"), "net.onnx: is the model itself"),
         (("image", "digits", DIGITS, "--profile", "coral-dev"), "coral-dev has no engine"),
         (("image", "digits", DIGITS, "--preprocess", "s.yaml"), "s.yaml: preprocessing stands in"),
     ],
@@ -487,3 +492,35 @@ def test_steps_that_do_not_lead_to_the_model_are_refused(refusal):
 def test_answers_that_are_no_numbers_are_refused(refusal):
     weights = np.full((64, 10), np.nan)
     assert "is not a finite number (450 such samples)" in refusal(network(weights=weights))
+
+
+@pytest.mark.slow
+def test_the_guides_example_does_what_it_says(monkeypatch, capsys):
+    text = GUIDE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (console,) = re.findall(r"```console\n\$ (.*?)```", text, re.DOTALL)
+    command, _, promised = console.partition("\n")
+    made: dict = {}
+    with quiet():
+        exec(code, made)
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == promised.splitlines()[0]
+    assert lines[-1] == promised.splitlines()[-1]
+    test = made["digits"].test
+    value = made["found"].score(test.x.reshape(len(test), -1) / 255, test.y)
+    assert lines[1] == f"accuracy {value:.4f} over 450 samples"
+
+
+def test_the_guides_steps_are_steps(run):
+    (steps,) = re.findall(r"```toml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    Path("steps.toml").write_text(steps, encoding="utf-8")
+    pool = ("GlobalAveragePool", [], {}, {})
+    model = network(shape=("n", 3, 224, 224), classes=2, middle=[pool], weights=np.eye(3)[:, :2])
+    test = arrays(shape=(30, 40, 3), classes=2)
+    report = reported(run(model, "image", test, "a,b", "--preprocess", "steps.toml", "--json"))
+    assert [step["op"] for step in report["preprocess"]][:2] == ["resize", "crop"]
+    assert load("model.edge").manifest.sample.any_size

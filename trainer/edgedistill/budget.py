@@ -24,8 +24,16 @@ class Limit:
     """None: nobody knows yet; `edgedistill-run bench` on the board will."""
 
 
-def combine(recipe: Recipe, profile: DeviceProfile) -> contract.Budget:
-    """The recipe's limits laid over the profile's defaults."""
+SOUND_SHARE = 0.25
+"""Of the time to the next window of sound: longest latency that is allowed without being asked."""
+
+
+def combine(recipe: Recipe, profile: DeviceProfile, hop_s: float | None = None) -> contract.Budget:
+    """The recipe's limits laid over the profile's defaults.
+
+    hop_s: from one window of sound to the next.  The default limit of latency is then at least a
+    quarter of it: what answers before the next window is there is fast enough.
+    """
     names = (
         "latency_ms",
         "percentile",
@@ -38,6 +46,8 @@ def combine(recipe: Recipe, profile: DeviceProfile) -> contract.Budget:
     for name in names:
         own = getattr(recipe, name)
         limits[name] = own if own is not None else getattr(profile.budget, name)
+    if recipe.latency_ms is None and limits["latency_ms"] is not None and hop_s is not None:
+        limits["latency_ms"] = max(limits["latency_ms"], 1000 * SOUND_SHARE * hop_s)
     if limits["percentile"] is None:
         limits["percentile"] = 95
     if limits["min_retention"] is None:

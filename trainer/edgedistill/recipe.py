@@ -54,6 +54,7 @@ class TeacherTraining(Settings, frozen=True):
 
 TRAINING = {
     "convnet": Training(),
+    "vit": Training(learning_rate=1e-3, weight_decay=1e-2),
     "static": Training(
         epochs=12, learning_rate=3e-3, weight_decay=1e-2, views=(1, 3), temperature=2.0,
         trial_epochs=4,

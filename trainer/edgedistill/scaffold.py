@@ -29,7 +29,7 @@ from edgedistill.recipe import Recipe
 from edgedistill.setting import DEFAULT_FAMILY, TOKENS_PER_WORD
 from edgedistill.students import FAMILIES, tasks_of
 from edgedistill_runtime.files import write_atomically
-from edgedistill_runtime.manifest import Sample
+from edgedistill_runtime.manifest import Budget, Sample
 
 WIDTH = 100
 SHOWN_CLASSES = 6
@@ -194,18 +194,21 @@ def _limits(found: _Findings, board: DeviceProfile) -> list[_Line]:
     lines = [
         _Line("min_retention", kept, "least share of the teacher's metric that the student keeps")
     ]
-    needed = _needed(found, board)
+    limits = combine(Recipe(profile=board.name), board, found.example.hop_s)
+    needed = _needed(found, board, limits)
     percentile = f"at percentile {board.budget.percentile}"
     for key, example, what in (
         ("latency_ms", 20.0, f"of one answer on the board, {percentile}"),
         ("peak_ram_mib", 256.0, "of the whole process"),
         ("size_mib", 1.0, "of the bundle"),
     ):
-        default = getattr(board.budget, key)
+        default = getattr(limits, key)
         if key in needed:
             told = f"{what}; {board.name}'s default is {default:g}, and the nearest student for "
             told += f"these data is estimated to need {needed[key]:g}"
             lines.append(_Line(key, needed[key], told))
+        elif default != getattr(board.budget, key):
+            lines.append(_Line(key, default, f"{what}; a quarter of the time to the next window"))
         elif default is not None:
             lines.append(_Line(key, default, f"{what}; {board.name}'s default"))
         else:
@@ -213,10 +216,9 @@ def _limits(found: _Findings, board: DeviceProfile) -> list[_Line]:
     return lines
 
 
-def _needed(found: _Findings, board: DeviceProfile) -> dict[str, float]:
+def _needed(found: _Findings, board: DeviceProfile, limits: Budget) -> dict[str, float]:
     """Limits of the profile that no student keeps, with what the nearest one needs."""
     task = f"{found.kind}-classification"
-    limits = combine(Recipe(profile=board.name), board)
     plan = search.plan(FAMILIES[DEFAULT_FAMILY[task]], found.example, board, limits, PRECISIONS)
     if plan.fitting:
         return {}

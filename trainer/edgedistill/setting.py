@@ -85,7 +85,7 @@ class Setting:
         size = None
         if found.task == "text-classification":
             found, size = _measured(found, recipe)
-        limits = budget.combine(recipe, profile)
+        limits = budget.combine(recipe, profile, found.hop_s)
         return Setting(recipe, profile, found, limits, engine, chosen, size)
 
     @property

@@ -54,7 +54,7 @@ def standardize(mean: Sequence[float], std: Sequence[float]) -> Step:
 def insert_axis(axis: int) -> Step:
     """An axis of size one.  −2: (…, channels, steps) -> (…, channels, 1, steps), a row for each
     channel; −3: (…, bands, frames) -> (…, 1, bands, frames), one channel."""
-    if axis not in (-2, -3) or isinstance(axis, bool):
+    if not isinstance(axis, int) or axis not in (-2, -3):
         raise ValueError("axis must be -2 or -3")
     return lambda x: np.expand_dims(x, axis)
 

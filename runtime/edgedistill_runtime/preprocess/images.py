@@ -1,6 +1,6 @@
 """Resizing and cropping of 8-bit images, in integers.
 
-A row of the result is a weighted mean of some rows of the image, then a column of some columns; the
+A row of the result is a weighted mean of some rows of the image, and a column of some columns; the
 weights are a triangle (bilinear; when shrinking as wide as the shrinking, so that nothing aliases),
 whole numbers that sum to 2**14.  Their products with pixels and all sums of these are whole numbers
 under 2**24, which float32 holds exactly: the matrix products give the same on every machine.
@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgedistill_runtime.errors import InputError
+
 Array = NDArray[Any]
 Step = Callable[[Any], Array]
 Tap = tuple[int, int, NDArray[np.float32]]
 """First pixel, one past the last, and their weights."""
 
 MAX_SIDE, MAX_PIXELS = 4096, 1 << 22
+MAX_IMAGE_SIDE = 1 << 16
+"""Of what is resized; the weights of one side are as many."""
 BITS = 14
 FITS = ("stretch", "crop", "pad")
 
@@ -30,6 +34,7 @@ def resize(height: int, width: int, fit: str = "stretch") -> Step:
 
     fit: `stretch` changes the proportions; `crop` takes the middle that has the new proportions;
     `pad` keeps all, with black around it.  An image of the new size stays as it is.
+    The step raises InputError for an image with a side of over 65,536 pixels.
     """
     _check_size(height, width)
     if fit not in FITS:
@@ -40,6 +45,10 @@ def resize(height: int, width: int, fit: str = "stretch") -> Step:
         h, w = x.shape[-3:-1]
         if (h, w) == (height, width):
             return x
+        if max(h, w) > MAX_IMAGE_SIDE:
+            raise InputError(
+                f"an image of {w}×{h} has a side of over {MAX_IMAGE_SIDE:,} pixels; make it smaller"
+            )
         if fit == "crop":
             h, w = _proportioned(h, w, height, width)
             return _resized(_middle(x, h, w), height, width)
@@ -95,20 +104,30 @@ def _middle(x: Array, height: int, width: int) -> Array:
 
 
 def _resized(x: Array, height: int, width: int) -> Array:
+    """Rows first, but columns first if rows are added: between the two it is never larger than
+    both the image and the result."""
+    if x.shape[-3] >= height:
+        return _wide(_high(x, height), width)
+    return _high(_wide(x, width), height)
+
+
+def _high(x: Array, height: int) -> Array:
+    """(…, h, w, channels) -> (…, height, w, channels)."""
     *batch, h, w, channels = x.shape
-    if h != height:
-        rows = x.reshape(-1, h, w * channels)
-        made = np.empty((len(rows), height, w * channels), np.uint8)
-        for i, (low, high, weights) in enumerate(_taps(h, height)):
-            made[:, i] = _rounded(weights @ rows[:, low:high].astype(np.float32))
-        x = made.reshape(*batch, height, w, channels)
-    if w != width:
-        columns = np.moveaxis(x, -2, -3).reshape(-1, w, height * channels)
-        made = np.empty((len(columns), width, height * channels), np.uint8)
-        for i, (low, high, weights) in enumerate(_taps(w, width)):
-            made[:, i] = _rounded(weights @ columns[:, low:high].astype(np.float32))
-        x = np.moveaxis(made.reshape(*batch, width, height, channels), -2, -3)
-    return np.ascontiguousarray(x)
+    if h == height:
+        return x
+    rows = x.reshape(-1, h, w * channels)
+    made = np.empty((len(rows), height, w * channels), np.uint8)
+    for i, (low, high, weights) in enumerate(_taps(h, height)):
+        made[:, i] = _rounded(weights @ rows[:, low:high].astype(np.float32))
+    return made.reshape(*batch, height, w, channels)
+
+
+def _wide(x: Array, width: int) -> Array:
+    """(…, h, w, channels) -> (…, h, width, channels)."""
+    if x.shape[-2] == width:
+        return np.ascontiguousarray(x)
+    return np.ascontiguousarray(np.swapaxes(_high(np.swapaxes(x, -2, -3), width), -2, -3))
 
 
 def _rounded(sums: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -129,11 +148,11 @@ def _taps(size: int, wanted: int) -> tuple[Tap, ...]:
         middle = (2 * i + 1) * size
         low = max(0, ((middle - reach) // wanted - 1) // 2)
         high = min(size, ((middle + reach) // wanted + 1) // 2 + 1)
-        weights = reach - np.abs((2 * np.arange(low, high) + 1) * wanted - middle)
+        weights = reach - np.abs((2 * np.arange(low, high, dtype=np.int64) + 1) * wanted - middle)
         kept = np.flatnonzero(weights > 0)
         low, weights = low + int(kept[0]), weights[kept[0] : kept[-1] + 1]
         total = int(weights.sum())
-        scaled = (2 * weights * (1 << BITS) + total) // (2 * total)
-        scaled[weights.argmax()] += (1 << BITS) - scaled.sum()
+        sums = (2 * weights.cumsum() * (1 << BITS) + total) // (2 * total)
+        scaled = np.diff(sums, prepend=0)  # rounded so that errors do not add up, and none is lost
         made.append((low, low + len(scaled), scaled.astype(np.float32)))
     return tuple(made)

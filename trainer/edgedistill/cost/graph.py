@@ -30,6 +30,7 @@ _PLACES: dict[str, tuple[int, int | None, tuple[int, ...]]] = {
     "MatMulIntegerToFloat": (0, 1, (6,)),
     "QGemm": (0, 3, (6,)),
     "QLinearConv": (0, 3, (8,)),
+    "SkipLayerNormalization": (0, None, (2, 3)),
     "Slice": (0, 0, ()),
 }
 

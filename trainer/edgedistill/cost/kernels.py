@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WEIGHT_BYTES = {"float32": 4, "int8": 1}
-FLOAT_OPS = frozenset(("Add", "BiasGelu", "LayerNormalization", "Slice"))
+FLOAT_OPS = frozenset(
+    ("Add", "BiasGelu", "Conv", "LayerNormalization", "SkipLayerNormalization", "Slice")
+)
 """Operators whose constants stay float32 in an int8 file."""
 DYNAMIC_OPS = frozenset(("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"))
 """Operators with int8 weights that find the range of their input at each call."""
@@ -29,15 +31,21 @@ class Kernel:
 
 
 def conv(
-    op: str, image: tuple[int, int, int], channels: int, kernel: int, stride: int, depthwise: bool
+    op: str,
+    image: tuple[int, int, int],
+    channels: int,
+    kernel: int,
+    stride: int,
+    depthwise: bool,
+    flat: bool = False,
 ) -> Kernel:
     """A convolution with "same" padding.  image: (channels, height, width).
 
-    Of height one (a sequence) the kernel is 1×kernel, and the stride is along the width alone.
+    flat: of height one, with a kernel of 1×kernel and a stride along the width alone.
     """
     c, h, w = image
-    out = (channels, math.ceil(h / stride), math.ceil(w / stride))  # 1 stays 1
-    weights = channels * kernel * (1 if h == 1 else kernel) * (1 if depthwise else c)
+    out = (channels, math.ceil(h / stride), math.ceil(w / stride))  # a height of 1 stays 1
+    weights = channels * kernel * (1 if flat else kernel) * (1 if depthwise else c)
     return Kernel(
         op,
         (1, *image),

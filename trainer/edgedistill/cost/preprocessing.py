@@ -1,8 +1,8 @@
 """What the steps before the network cost on a board, as kernels of like work.
 
 A log-mel spectrogram is a matrix product in float64 (two multiply-accumulates of float32 each) of
-frames by a table of sines and cosines; beside it the other steps are small.  Resizing a camera's
-image depends on the camera, and is not in the estimate.
+half frames by a table of sines and cosines; beside it the other steps are small.  Resizing a
+camera's image depends on the camera, and is not in the estimate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def kernels(steps: Sequence[Mapping[str, Any]], sample: tuple[int, ...]) -> tupl
 def table_bytes(steps: Sequence[Mapping[str, Any]]) -> int:
     """What the steps keep in memory."""
     return sum(
-        8 * step["frame"] * _columns(step["frame"]) for step in steps if step["op"] == "log_mel"
+        4 * step["frame"] * _columns(step["frame"]) for step in steps if step["op"] == "log_mel"
     )
 
 
@@ -33,10 +33,10 @@ def _log_mel(step: Mapping[str, Any], samples: int) -> Kernel:
     columns = _columns(frame)
     return Kernel(
         "Gemm",
-        (frames, frame),
+        (frames, frame // 2),
         (frames, columns),
-        weights=FLOAT64 * frame * columns,
-        macs=FLOAT64 * frames * frame * columns,
+        weights=FLOAT64 * (frame // 2) * columns,
+        macs=FLOAT64 * frames * (frame // 2) * columns,
     )
 
 

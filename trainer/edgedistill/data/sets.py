@@ -111,6 +111,13 @@ class Dataset:
         return f"{self.sample.kind}-classification"
 
     @property
+    def hop_s(self) -> float | None:
+        """From one window of sound to the next; None for other data."""
+        if self.sample.kind != "audio" or not self.sample.rate_hz:
+            return None
+        return (self.sample.hop or self.sample.shape[0]) / self.sample.rate_hz
+
+    @property
     def multi_label(self) -> bool:
         """Whether a sample may have several labels, or none."""
         return self.train.y.ndim == 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ _PROJECTIONS = (
 )
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")
 
+Grid = tuple[int, int]
 FeatureLoss = Callable[..., Tensor]
 """(student, teacher) -> scalar, both (b, tokens, d) or (b, c, h, w) of the teacher's width; with
 mask=… where it takes it"""
@@ -53,6 +54,8 @@ class Layout:
     hidden: tuple[str, ...]
     attention: tuple[Attention, ...]
     """Of transformers; empty for convolutional networks."""
+    grid: Grid | None = None
+    """Rows and columns of a vision transformer's patches."""
 
 
 def layout(network: nn.Module, inputs: tuple[Tensor, ...]) -> Layout:
@@ -76,7 +79,8 @@ def layout(network: nn.Module, inputs: tuple[Tensor, ...]) -> Layout:
         if layers and all(per_layer):
             names = [path for path in modules if path.rpartition(".")[2] == "embeddings"]
             of_layers = tuple(attention[paths[0]] for paths in per_layer)
-            return Layout(names[0] if names else None, layers, of_layers)
+            grid = _grid(network, inputs)
+            return Layout(names[0] if names else None, layers, of_layers, grid)
     return Layout(None, _maps(network, inputs), ())
 
 
@@ -95,17 +99,36 @@ def _attention(path: str, module: nn.Module) -> Attention | None:
 def _maps(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
     """Paths of the last module of each map size above 1×1, in the order of the computation."""
     last: dict[tuple[int, ...], str] = {}
+    for path, size in _sizes(network, inputs, nn.Module):
+        if max(size) > 1:
+            last.pop(size, None)  # so that the order is that of the last ones
+            last[size] = path
+    return tuple(last.values())
+
+
+def _grid(network: nn.Module, inputs: tuple[Tensor, ...]) -> Grid | None:
+    """The map that a vision transformer's last convolution makes: its patches."""
+    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        return None
+    sizes = [size for _, size in _sizes(network, inputs, nn.Conv2d)]
+    return sizes[-1] if sizes else None
+
+
+def _sizes(
+    network: nn.Module, inputs: tuple[Tensor, ...], kind: type[nn.Module]
+) -> list[tuple[str, Grid]]:
+    """Paths of modules that put out maps, and the maps' sizes, in the order of the computation."""
+    found: list[tuple[str, Grid]] = []
 
     def hook(path: str) -> Callable[..., None]:
         def run(module: nn.Module, arguments: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and max(output.shape[2:]) > 1:
-                size = tuple(output.shape[2:])
-                last.pop(size, None)  # so that the order is that of the last ones
-                last[size] = path
+            if isinstance(output, Tensor) and output.ndim == 4:
+                found.append((path, (output.shape[2], output.shape[3])))
 
         return run
 
-    handles = [m.register_forward_hook(hook(p)) for p, m in network.named_modules() if p]
+    modules = [(p, m) for p, m in network.named_modules() if p and isinstance(m, kind)]
+    handles = [module.register_forward_hook(hook(path)) for path, module in modules]
     training = network.training
     try:
         network.eval()
@@ -115,7 +138,7 @@ def _maps(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[str, ...]:
         network.train(training)
         for handle in handles:
             handle.remove()
-    return tuple(last.values())
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,10 +148,13 @@ class Feature:
     paths: tuple[str, ...]
     heads: int = 0
     """Attention scores, if over 0."""
+    grids: tuple[Grid, Grid] | None = None
+    """The patches of a sample, and the fewer that they are averaged to."""
 
     @property
     def key(self) -> str:
-        return "+".join(self.paths)
+        to = f" {self.grids[0]} to {self.grids[1]}" if self.grids else ""
+        return "+".join(self.paths) + to
 
     @property
     def token_axes(self) -> tuple[int, ...]:
@@ -138,9 +164,21 @@ class Feature:
     def of(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The output, or the scores before softmax: (b, heads, tokens, tokens)."""
         if not self.heads:
-            return outputs[self.paths[0]]
-        query, key = (_split_heads(outputs[path], self.heads) for path in self.paths)
+            return self._patches(outputs[self.paths[0]])
+        query, key = (_split_heads(self._patches(outputs[p]), self.heads) for p in self.paths)
         return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+    def _patches(self, states: Tensor) -> Tensor:
+        """The means over patches, without class and other tokens, which stand before these.
+
+        The scores of mean queries and keys are the mean scores of the patches.
+        """
+        if self.grids is None or states.ndim != 3 or states.shape[1] < math.prod(self.grids[0]):
+            return states
+        grid, fewer = self.grids
+        patches = states[:, -math.prod(grid) :].transpose(1, 2)  # (b, d, patches)
+        patches = patches.reshape(*patches.shape[:2], *grid)
+        return F.adaptive_avg_pool2d(patches, fewer).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -178,7 +216,18 @@ def pairs(
                 "layers of one kind in both); use --distill soft, or another teacher or family"
             )
         made += [Pair(loss, weight / len(found), s, t) for s, t in found]
-    return tuple(made)
+    if student.grid is None or teacher.grid is None:
+        return tuple(made)
+    grids = student.grid, teacher.grid
+    fewer = min(student.grid[0], teacher.grid[0]), min(student.grid[1], teacher.grid[1])
+    return tuple(
+        replace(
+            pair,
+            student=replace(pair.student, grids=(grids[0], fewer)),
+            teacher=replace(pair.teacher, grids=(grids[1], fewer)),
+        )
+        for pair in made
+    )
 
 
 def _of_loss(
@@ -255,14 +304,16 @@ class WithFeatures(nn.Module):
         student_features: Mapping[str, Tensor],
         teacher_features: Mapping[str, Tensor],
     ) -> None:
-        """student_features, teacher_features: of some samples, to see the widths."""
+        """student_features, teacher_features: of some samples, to see the widths; the student's by
+        module path."""
         super().__init__()
         self.student, self.pairs = student, made
         self.regressors = nn.ModuleDict()
         for i, pair in enumerate(made):
             if pair.loss in ("attention", "relation"):
                 continue
-            mine, theirs = student_features[pair.student.key], teacher_features[pair.teacher.key]
+            (path,), theirs = pair.student.paths, teacher_features[pair.teacher.key]
+            mine = student_features[path]
             axis = 1 if mine.ndim == 4 else -1
             inputs, outputs = mine.shape[axis], theirs.shape[axis]
             if mine.ndim != theirs.ndim:

@@ -100,6 +100,8 @@ def pack(order: Order) -> FitResult:
             "data are missing; give a labelled test split with --data, on which the packed model's "
             "accuracy is measured"
         )
+    if order.out.resolve() == order.model.resolve():
+        raise SettingsError(f"{order.out}: is the model itself; write the bundle to another file")
     kind = recipe.task.removesuffix("-classification")
     board = _board(recipe)
     labels = networks.read_labels(order.labels)
@@ -137,7 +139,7 @@ def pack(order: Order) -> FitResult:
             contract.Latency(costs.latency.p50_ms, costs.latency.bound_ms),
             costs.peak_ram_mib,
         ),
-        accuracy=contract.Accuracy(metric, value, value, len(samples.y)),  # its own teacher
+        accuracy=contract.Accuracy(metric, value, None, len(samples.y)),
         provenance=_provenance(order, labels, samples),
     )
     bundle_id = _write(order.out, contents, board)

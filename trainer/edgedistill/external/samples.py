@@ -160,9 +160,7 @@ def _texts(path: Path, columns: Columns, labels: tuple[str, ...]) -> Samples:
         [(row, "no text") for row, each in enumerate(texts) if not _is_text(each)]
         + [(row, "no label") for row, cell in enumerate(cells) if cell in (None, "")]
     )
-    classes = table.classes.get(label)
-    given = [classes[cell] if classes else str(cell).strip() for cell in cells]
-    names, y = np.unique(np.array(given), return_inverse=True)
+    names, y = np.unique([str(cell).strip() for cell in cells], return_inverse=True)
     x = np.empty(len(texts), object)
     x[:] = texts
     targets = _targets(table.place, y, [str(name) for name in names], labels)

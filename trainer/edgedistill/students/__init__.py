@@ -16,6 +16,7 @@ from edgedistill.students.convnet import ConvNet
 from edgedistill.students.source import Source
 from edgedistill.students.static import Static
 from edgedistill.students.transformer import Transformer
+from edgedistill.students.vit import ViT
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (ConvNet(), Static(), Transformer())}
+FAMILIES: dict[str, Family] = {f.name: f for f in (ConvNet(), ViT(), Static(), Transformer())}
 
 
 def tasks_of(made: Any) -> tuple[str, ...]:

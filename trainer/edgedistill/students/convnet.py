@@ -27,7 +27,7 @@ WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
 GROWTHS = (1.0, 1.5, 2.0)
 MIN_SIDE, MIN_STEPS = 2, 8
 """Of the last stage's image, and of its sequence."""
-LARGE_SIDE, LARGE_STEPS = 48, 256
+LARGE_SIDE, LARGE_STEPS = 64, 512
 """From here on the stem has a stride."""
 IMAGE_BLOCKS = (("separable", 3), ("separable", 5), ("dense", 3))
 SEQUENCE_BLOCKS = (("separable", 5), ("separable", 9), ("dense", 3), ("dense", 5))
@@ -47,6 +47,7 @@ class ConvNetSpec:
     kernel: int
     """Side of the depthwise, or dense, kernels."""
     stem_stride: int = 1
+    """Large inputs begin with one above 1."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class ConvNet:
     def specs(self, input_shape: Shape) -> Iterator[ConvNetSpec]:
         """Every spec whose last stage still has at least 2×2 pixels, or 8 steps.
 
-        The stem of a large image halves it until it is no larger than 48, a sequence's until 256.
+        The stem of an image halves it until a side is under 64, a sequence's until it has fewer
+        than 512 steps.
         """
         _, height, side = input_shape
         blocks: tuple[tuple[str, int], ...] = IMAGE_BLOCKS
@@ -81,7 +83,7 @@ class ConvNet:
         else:
             side = min(height, side)
         stride = 1
-        while side > large:
+        while side >= large:
             stride, side = 2 * stride, (side + 1) // 2
         deepest = max(1, (side // least).bit_length())
         stages = range(max(1, deepest - 2), deepest + 1)
@@ -99,12 +101,12 @@ class ConvNet:
         dequantization and a quantization, and the logits are dequantized.
         """
         quantized = precision == "int8"
-        image = (input_shape[0], input_shape[1], input_shape[2])
+        image, flat = (input_shape[0], input_shape[1], input_shape[2]), input_shape[1] == 1
         kernels = [Kernel("QuantizeLinear", (1, *image), (1, *image))] if quantized else []
         for layer in _layers(spec):
             op = "QLinearConv" if quantized else "FusedConv"
             kernels.append(
-                conv(op, image, layer.channels, layer.kernel, layer.stride, layer.depthwise)
+                conv(op, image, layer.channels, layer.kernel, layer.stride, layer.depthwise, flat)
             )
             image = (kernels[-1].output[1], kernels[-1].output[2], kernels[-1].output[3])
         features = (1, image[0])

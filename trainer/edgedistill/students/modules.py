@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from edgedistill.students.textmodules import Attention
+
+POSITION_STD = 0.02
 
 
 def conv_block(
@@ -57,3 +63,57 @@ def as_if_trained(module: nn.Module) -> nn.Module:
             layer_norm.weight.uniform_(0.5, 2.0)
             layer_norm.bias.normal_()
     return module.eval()
+
+
+class Patches(nn.Module):
+    """A vector a patch, plus one a position."""
+
+    def __init__(self, channels: int, size: tuple[int, int], patch: int, dim: int) -> None:
+        """size: the image's height and width; patches at its edge are padded."""
+        super().__init__()
+        height, width = size
+        padding = (-height % patch + 1) // 2, (-width % patch + 1) // 2
+        patches = math.ceil(height / patch) * math.ceil(width / patch)
+        self.project = nn.Conv2d(channels, dim, patch, patch, padding)
+        self.positions = nn.Parameter(torch.empty(patches, dim))
+        nn.init.normal_(self.positions, std=POSITION_STD)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches: Tensor = self.project(image)  # (batch, dim, rows, columns)
+        return patches.flatten(2).transpose(1, 2) + self.positions  # (batch, patches, dim)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each of the normalised states and added to them."""
+
+    def __init__(self, dim: int, num_heads: int, ffn: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, num_heads)
+        self.norm = nn.LayerNorm(dim)
+        self.up, self.down = nn.Linear(dim, ffn), nn.Linear(ffn, dim)
+
+    def forward(self, states: Tensor) -> Tensor:
+        states = states + self.attention(self.attention_norm(states))
+        changed: Tensor = self.down(F.gelu(self.up(self.norm(states))))
+        return states + changed
+
+
+class VisionTransformer(nn.Module):
+    """Patches, encoder layers, the mean over patches, one linear layer."""
+
+    def __init__(
+        self, embeddings: Patches, layers: Sequence[EncoderLayer], dim: int, classes: int
+    ) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        states = self.embeddings(image)  # (batch, patches, dim)
+        for layer in self.layers:
+            states = layer(states)
+        logits: Tensor = self.head(self.norm(states).mean(1))  # (batch, classes)
+        return logits
