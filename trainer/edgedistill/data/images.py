@@ -160,6 +160,8 @@ def _decode(
             x[row] = bring(_read(paths[row], channels))
         except DataError as error:
             return str(error)
+        except InputError as error:  # of the step: it does not know the file
+            return f"{paths[row]}: {error}"
         return ""
 
     _refuse(in_parallel(one, range(len(paths))))
