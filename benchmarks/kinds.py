@@ -22,30 +22,40 @@ from distillation import ROOT, Told, keep
 from edgedistill import Recipe, fit
 
 RESULTS = Path(__file__).parent / "results" / "kinds.json"
-EXAMPLES = ("mnist", "spoken_digits", "keywords", "watch")
+SMALL = {"block": "separable", "width": 16, "growth": 1.5, "stages": 4, "depth": 2, "kernel": 5}
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mnist": ("mnist", {}),
+    "spoken_digits": ("spoken_digits", {}),
+    "keywords": ("keywords", {}),
+    "watch": ("watch", {}),
+    "watch-small": ("watch", {"spec": SMALL}),
+}
+"""The example of each row, and what differs from its recipe."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("examples", nargs="*", metavar="EXAMPLE", help="some of the examples alone")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="some of the rows alone")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "bench")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    chosen = options.examples or EXAMPLES
-    unknown = sorted(set(chosen) - set(EXAMPLES))
+    chosen = options.rows or ROWS
+    unknown = sorted(set(chosen) - set(ROWS))
     if unknown:
-        parser.error(f"no example {unknown[0]!r} (known: {', '.join(EXAMPLES)})")
+        parser.error(f"no row {unknown[0]!r} (known: {', '.join(ROWS)})")
     for name in chosen:
         keep(options.results, name, measure(name, options))
     return 0
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One example's row."""
+    """One row."""
+    example, changes = ROWS[name]
     recipe = Recipe.build(
-        ROOT / "examples" / name / "recipe.toml",
-        {
+        ROOT / "examples" / example / "recipe.toml",
+        changes
+        | {
             "control": options.seeds,
             "min_retention": 0.5,  # the table says what it is
             "out": str(options.build / name),
