@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from edgedistill.students.textmodules import Attention
 
 POSITION_STD = 0.5
-"""About the size of a patch's vector.  With the usual 0.02 a short training learns places late: 88 % of
-scikit-learn's digits after 20 epochs, and 95 % with 0.5."""
+"""About the size of a patch's vector.  With the usual 0.02 a short training learns places late:
+88 % of scikit-learn's digits after 20 epochs, and 95 % with 0.5."""
 
 
 def conv_block(

@@ -61,19 +61,24 @@ class WarpedImages:
 
     def __init__(self, views: Sequence[tuple[Tensor, Warp]]) -> None:
         self.views = views
-        self.count = len(views[0][0])
+        self.images = views[0][0]
+        self.count = len(self.images)
+        still = torch.eye(2, 3).expand(self.count, 2, 3)
+        self._warps = torch.stack([still if warp is None else warp for _, warp in views])
+        self._moved = np.array([warp is not None for _, warp in views])
 
     def __len__(self) -> int:
         return self.count * len(self.views)
 
     def batch(self, rows: Index) -> Inputs:
         view, place = np.divmod(rows, self.count)
-        if len(self.views) == 1:
-            return (self._warped(0, place),)
-        made = torch.empty(len(rows), *self.views[0][0].shape[1:])
-        for each in np.unique(view):
-            chosen = view == each
-            made[torch.from_numpy(chosen)] = self._warped(each, place[chosen])
+        made = self.images[torch.from_numpy(place)]
+        moved = torch.from_numpy(np.flatnonzero(self._moved[view]))
+        if len(moved):
+            warps = self._warps[torch.from_numpy(view)[moved], torch.from_numpy(place)[moved]]
+            chosen = made[moved]
+            grid = F.affine_grid(warps, list(chosen.shape), align_corners=False)
+            made[moved] = F.grid_sample(chosen, grid, padding_mode="border", align_corners=False)
         return (made,)
 
     def one(self, row: int) -> Array:
@@ -84,14 +89,6 @@ class WarpedImages:
         if count % self.count:
             return ArraySamples(self.batch(np.arange(count))[0])
         return WarpedImages(self.views[: count // self.count])
-
-    def _warped(self, view: int, places: Index) -> Tensor:
-        (images, warp), rows = self.views[view], torch.from_numpy(places)
-        chosen = images[rows]
-        if warp is None:
-            return chosen
-        grid = F.affine_grid(warp[rows], list(chosen.shape), align_corners=False)
-        return F.grid_sample(chosen, grid, padding_mode="border", align_corners=False)
 
 
 def _moments(images: Array) -> tuple[Array, Array]:
