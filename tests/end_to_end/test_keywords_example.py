@@ -31,8 +31,8 @@ def test_the_examples_recipe_ends_in_a_bundle_that_answers(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["task"] == "audio-classification"
-    assert report["student"]["params"] == 12_132
-    assert report["teacher"]["params"] > 20 * report["student"]["params"]
+    assert report["student"]["params"] == 40_556
+    assert report["teacher"]["params"] > 8 * report["student"]["params"]
     clip = next((prepared / "data" / "keywords" / "test" / "yes").iterdir())
     (row,) = board("predict", prepared / "build" / "keywords" / "model.edge", clip)
     assert row["label"] in {place.name for place in clip.parents[1].iterdir()}

@@ -26,8 +26,8 @@ def test_the_examples_recipe_ends_in_a_bundle_that_answers(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["task"] == "sensor-classification"
-    assert report["student"]["params"] == 11_602
-    assert report["teacher"]["params"] > 20 * report["student"]["params"]
+    assert report["student"]["params"] == 39_522
+    assert report["teacher"]["params"] > 8 * report["student"]["params"]
     with np.load(prepared / "data" / "spoken_digits" / "spoken_digits.npz") as file:
         np.save(prepared / "digit.npy", file["x"][0])
     (row,) = board("predict", prepared / "build" / "spoken_digits" / "model.edge", "digit.npy")

@@ -24,8 +24,8 @@ def test_the_examples_recipe_ends_in_a_bundle_that_answers(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["task"] == "sensor-classification"
-    assert report["student"]["params"] == 11_095
-    assert report["teacher"]["params"] > 20 * report["student"]["params"]
+    assert report["student"]["params"] == 38_523
+    assert report["teacher"]["params"] > 8 * report["student"]["params"]
     with np.load(prepared / "data" / "watch" / "watch.npz") as file:
         np.save(prepared / "window.npy", file["x"][0])
         exercises = set(file["y"].tolist())
