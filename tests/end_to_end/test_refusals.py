@@ -179,7 +179,7 @@ def text_fit(command, path: Path, data: Path, *options: str | Path, **keys: Any)
         (["--task", "text-clasification"], "did you mean 'text-classification'?"),
         (["--distill", "atention"], "no distillation method named 'atention'; did you mean 'att"),
         (["--student", "statik"], "no student family named 'statik'; did you mean 'static'?"),
-        (["--student", "convnet"], "'convnet' is for image-classification, and the data"),
+        (["--student", "convnet"], "'convnet' is for image-classification, audio-classification, "),
         (["--control", "2"], "control needs at least 3 seeds"),
         (["--metric", "recall"], "metric is 'recall'; expected one of: , accuracy, f1_macro"),
         (["--unlabelled", "nowhere.csv"], "nowhere.csv: cannot be read"),

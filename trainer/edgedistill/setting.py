@@ -64,7 +64,7 @@ class Setting:
         tasks = tasks_of(chosen)
         if found.task not in tasks:
             raise SettingsError(
-                f"the student family {chosen.name!r} is for {' and '.join(tasks)}, and the data "
+                f"the student family {chosen.name!r} is for {', '.join(tasks)}, and the data "
                 f"{found.name!r} are for {found.task}; choose another with --student"
             )
         if recipe.unknown and found.multi_label:
