@@ -386,9 +386,9 @@ def test_the_teachers_answers_are_to_the_very_views_that_the_student_sees(tmp_pa
     teacher = made.teacher()
     found = made.task.views(made.data.train.x, views, made.recipe.seed + 2)
     assert teacher.logits.shape == (views, len(made.data.train), 3)
-    for answers, view in zip(teacher.logits, found, strict=True):
+    for expected, view in zip(teacher.logits, found, strict=True):
         samples = made.task.samples([view], None)
-        np.testing.assert_array_equal(answers, made.logits(teacher.network, samples))
+        np.testing.assert_array_equal(expected, made.logits(teacher.network, samples))
 
 
 def test_teacher_and_student_are_handed_over_ready_to_answer(tmp_path):
