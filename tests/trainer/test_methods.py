@@ -137,3 +137,11 @@ def test_where_nothing_is_larger_there_is_no_assistant():
         "the family 'convnet' has no spec with {'width': 5} larger than the student for an "
         "assistant; use --distill soft, or a smaller budget"
     )
+
+
+@pytest.mark.parametrize("task", ["image", "audio", "sensor"])
+def test_attention_compares_maps_alone_where_there_are_no_tokens(task):
+    recipe = Recipe(profile="rpi4", distill="attention")
+    first, _ = methods.stages(recipe, recipe.training_of("convnet", f"{task}-classification"),
+                              f"{task}-classification")  # fmt: skip
+    assert first.features == {"attention": 1.0}

@@ -45,7 +45,7 @@ def _hint(training: Training, task: str) -> tuple[Stage, ...]:
 
 
 def _attention(training: Training, task: str) -> tuple[Stage, ...]:
-    if task == "image-classification":
+    if task != "text-classification":
         return _features("attention", training, {"attention": 1.0})
     return _features("layers", training, {"embeddings": 1.0, "hint": 1.0, "attention": 1.0})
 
