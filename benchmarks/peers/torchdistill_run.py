@@ -7,31 +7,28 @@ import sys
 from typing import Any
 
 import torch
+from torch import library
 
 
-def allow_torchvision() -> torch.library.Library | None:
+def allow_torchvision() -> None:
     """Make `import torchvision` possible beside a CPU build of torch, where it is not.
 
     torchdistill imports torchvision for its image networks, and so does transformers where it is
     installed.  torchvision's wheel on PyPI is made for CUDA: without libtorch_cuda.so its operators
     cannot be loaded, and the import fails when it describes two of them that do not exist.
-    Declaring these two is enough; nothing here calls them.  The declarations live as long as what
-    is returned.
+    Declaring these two is enough; nothing here calls them.
     """
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
-            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            library.define(schema)  # type: ignore[no-untyped-call]
-        return library
-    return None
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(f"torchvision::{name}", schema)
 
 
-DECLARED = allow_torchvision()
+allow_torchvision()
 
 from job import Clock, Job, Setting, collate, run  # noqa: E402
 from torch.utils.data import RandomSampler  # noqa: E402
