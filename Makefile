@@ -7,7 +7,7 @@ PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
 KILLS ?= 3
 
-.PHONY: demo test check lint types bench bench-distill bench-peers hil clean
+.PHONY: demo test check lint types bench bench-cost bench-distill bench-peers hil clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prove it with the runtime
@@ -31,6 +31,11 @@ types: .venv/installed
 
 bench: .venv/installed ## timings, as ratios against the bare engine; JSON under benchmarks/
 	.venv/bin/python benchmarks/runtime_overhead.py --python .venv-runtime/bin/python
+
+bench-cost: .venv/installed ## the cost model on networks that it never saw: about fifteen minutes, nothing else running
+	.venv/bin/python benchmarks/published_rates.py
+	.venv/bin/edgedistill fit --profile host --out build/bench-cost
+	.venv/bin/python benchmarks/cost.py build/bench-cost/model.edge
 
 bench-distill: .venv/installed ## what distillation reaches, with controls: about three hours
 	.venv/bin/python examples/tweets/prepare.py

@@ -74,6 +74,34 @@ def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | 
 
 
 @cli.command()
+@click.argument("packs", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the results.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=1),
+    default=360,
+    show_default=True,
+    help="Most time spent; the most useful networks come first.",
+)
+@click.option("--allow-busy", is_flag=True, help="Measure although other programs are running.")
+def calibrate(packs: Path, out: Path, threads: int, max_seconds: float, allow_busy: bool) -> None:
+    """Measure how fast this board's kernels are, for the host to fit.
+
+    PACKS is a folder that `edgedistill calibrate --packs` wrote there.  What is measured goes to
+    the file OUT at once: started again, an interrupted calibration goes on where it was.
+    """
+    from edgedistill_runtime.calibrate import calibrate as measure
+
+    def progress(done: int, count: int, seconds: float) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{done} of {count} measured, {seconds:.0f} s", nl=False, err=True)
+
+    measured = measure(packs, out, threads, max_seconds, allow_busy, progress)
+    _say(f"{measured} networks measured; take {out} to the host: edgedistill calibrate --results")
+
+
+@cli.command()
 @BUNDLE
 @click.argument("inputs", nargs=-1, required=True)
 def predict(bundle: Path, inputs: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ Every reader returns None where the board does not say.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 EMULATED_MARK = Path("/etc/edgedistill-emulated")
@@ -38,6 +39,34 @@ def throttled_bits() -> int | None:
     try:
         return int(text, 16) if text else None
     except ValueError:
+        return None
+
+
+def cpu_name() -> str | None:
+    """What /proc/cpuinfo calls the processor, where it does."""
+    for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "Hardware"):
+            return value.strip() or None
+    return None
+
+
+def busy_processors(seconds: float = 0.5) -> float:
+    """How many processors other programs keep busy, over so much time; 0 where nobody says."""
+    before = _busy_ticks()
+    time.sleep(seconds)
+    after = _busy_ticks()
+    if before is None or after is None:
+        return 0.0
+    return (after - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def _busy_ticks() -> int | None:
+    """User, nice, system, interrupt and steal time of all processors since boot."""
+    try:
+        fields = (_text(Path("/proc/stat")) or "").splitlines()[0].split()[1:]
+        return sum(int(fields[i]) for i in (0, 1, 2, 5, 6, 7))
+    except (IndexError, ValueError):
         return None
 
 

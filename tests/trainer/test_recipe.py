@@ -303,3 +303,15 @@ def test_the_recipes_limits_win_over_the_profiles_and_the_rest_have_defaults():
     assert combined.min_retention == budget.DEFAULT_RETENTION
     plain = budget.combine(Recipe(profile="rpi4"), profile)
     assert (plain.latency_ms, plain.percentile) == (profile.budget.latency_ms, 95)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trials": 1}, "trials needs at least 2 candidates to compare"),
+        ({"storage": "sqlite:///trials.db"}, "storage is where trials are shared; give trials too"),
+        ({"trials": -1}, "trials"),
+    ],
+)
+def test_trials_that_make_no_sense_are_refused(options, words):
+    assert words in refusal(None, profile="rpi4", **options)

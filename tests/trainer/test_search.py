@@ -16,7 +16,7 @@ from edgedistill.errors import OverBudget, SettingsError
 from edgedistill.pipeline import plan
 from edgedistill.profiles import DeviceProfile, names
 from edgedistill.recipe import Recipe
-from edgedistill.search import CAPACITY_SHARE
+from edgedistill.search.ranking import CLASS_STEP, capacity_class
 
 SEED = 5
 PLANNED = ("latency_ms", "peak_ram_mib", "size_mib")
@@ -79,14 +79,16 @@ def test_no_candidate_stands_twice():
     assert len({(c.spec, c.precision) for c in found.fitting}) == len(found.fitting)
 
 
-def test_the_best_comes_first_by_precision_then_capacity_then_latency():
-    found = planned(size_mib=0.05)
+def test_the_best_comes_first_by_precision_then_class_then_latency():
+    found = planned(size_mib=0.05, student="convnet")
     precisions = [c.precision for c in found.fitting]
     assert precisions == sorted(precisions)  # float32 before int8
-    float32 = [c for c in found.fitting if c.precision == "float32"]
-    largest = max(c.parameters for c in float32)
-    like_it = [c for c in float32 if c.parameters >= CAPACITY_SHARE * largest]
-    assert float32[: len(like_it)] == sorted(like_it, key=lambda c: c.latency.p50_ms)
+    for precision in ("float32", "int8"):
+        ranked = [c for c in found.fitting if c.precision == precision]
+        keys = [(-capacity_class(c.expected), c.latency.p50_ms) for c in ranked]
+        assert keys == sorted(keys)
+        best = max(c.expected for c in ranked)
+        assert ranked[0].expected > best / CLASS_STEP
 
 
 def test_the_same_recipe_gives_the_same_plan():

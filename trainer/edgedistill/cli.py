@@ -21,6 +21,8 @@ from edgedistill import __version__
 from edgedistill_runtime.cli import run_command
 
 if TYPE_CHECKING:
+    from edgedistill.calibrate import Calibration
+    from edgedistill.estimate import Estimate
     from edgedistill.profiles import DeviceProfile
     from edgedistill.report import FitResult
     from edgedistill.search import Plan
@@ -172,7 +174,18 @@ def cli() -> None:
     "--student",
     metavar="FAMILY",
     help="convnet (images, sound, sensors), vit (images, sound), transformer or static (texts).  "
-    "[default: the first of the task's]",
+    "[default: all of the task's]",
+)
+@click.option(
+    "--trials",
+    metavar="N",
+    type=int,
+    help="Distil the N best candidates briefly, and go on with the best.  [default: 0, none]",
+)
+@click.option(
+    "--storage",
+    metavar="URL|FILE",
+    help="Where several workers share the trials: sqlite:///trials.db, or a journal's file.",
 )
 @click.option(
     "--distill",
@@ -227,8 +240,7 @@ def fit(recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **opti
         found = plan(made)
         _print_plan(found)
         if as_json:
-            candidates = [c.to_json() for c in found.fitting]
-            click.echo(json.dumps({"candidates": candidates, "binding": found.binding}))
+            click.echo(json.dumps(found.to_json()))
         found.require()
         return
     if os.environ.get("RANK", "0") != "0":  # a helper that accelerate started; the first one speaks
@@ -383,6 +395,123 @@ def pack(
 
 
 @cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--profile", required=True, help="Device profile, as in fit.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Of the engine.  [default: profile's]")
+@click.option(
+    "--length",
+    type=click.IntRange(1, 65_536),
+    help="What a dimension that the model leaves open is, such as the tokens of a text.  "
+    "[default: 64]",
+)
+@JSON
+def estimate(
+    model: Path, profile: str, threads: int | None, length: int | None, as_json: bool
+) -> None:
+    """What MODEL (.onnx, .tflite or .edge, made here or not) will cost on a board.
+
+    Latency with its interval, peak memory, cold start, size, and what the layers cost by class.
+    Of a bundle the latency is that of a whole call; of a model file it is the engine's alone.
+    """
+    from edgedistill.estimate import estimate as price
+
+    found = price(model, profile, threads=threads, length=length)
+    _print_estimate(found)
+    if as_json:
+        click.echo(json.dumps(found.to_json()))
+
+
+@cli.command()
+@click.option("--save", metavar="NAME", help="Name of the profile that is written for you.")
+@click.option(
+    "--target", metavar="local", help="Calibrate this machine.  [default without --results]"
+)
+@click.option(
+    "--packs",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Only write what a board measures.",
+)
+@click.option(
+    "--results",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What `edgedistill-run calibrate` wrote on a board.",
+)
+@click.option("--profile", help="Profile that the new one is a copy of.  [default: host]")
+@click.option("--threads", type=click.IntRange(1, 256), help="Of the engine.  [default: profile's]")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=1),
+    default=360,
+    show_default=True,
+    help="Most time spent on measuring.",
+)
+@click.option("--allow-busy", is_flag=True, help="Measure although other programs are running.")
+@click.option("--fresh", is_flag=True, help="Forget what an interrupted calibration measured.")
+@JSON
+def calibrate(
+    save: str | None,
+    target: str | None,
+    packs: Path | None,
+    results: Path | None,
+    profile: str | None,
+    threads: int | None,
+    max_seconds: float,
+    allow_busy: bool,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Measure how fast a board's kernels are, and save it as a device profile.
+
+    \b
+    This machine:   edgedistill calibrate --target local --save my-pc
+    A board:        edgedistill calibrate --packs packs
+                    copy packs/ to the board, and there:
+                    edgedistill-run calibrate packs --out results.jsonl
+                    copy results.jsonl back, and here:
+                    edgedistill calibrate --results results.jsonl --profile rpi4 --save my-rpi4
+    Then:           edgedistill fit --profile my-rpi4
+
+    An interrupted calibration goes on where it was when it is started again.
+    """
+    from edgedistill import calibrate as calibration
+
+    if sum(given is not None for given in (target, packs, results)) > 1:
+        raise click.UsageError("--target, --packs and --results exclude one another")
+    if target not in (None, "local"):
+        raise click.BadParameter(
+            f"{target!r} is not 'local'; for a board, use --packs and --results",
+            param_hint="--target",
+        )
+    if packs is None and save is None:
+        raise click.UsageError("give the new profile a name with --save")
+    if results is not None and profile is None:
+        raise click.UsageError("--results needs the --profile of its board")
+    with _Drawing() as progress:
+        if packs is not None:
+            calibration.write_packs(packs, progress)
+            _say(f"wrote {packs}; on the board: edgedistill-run calibrate {packs.name} --out FILE")
+            return
+        assert save is not None
+        if results is not None:
+            made = calibration.from_results(save, results, profile=str(profile), progress=progress)
+        else:
+            made = calibration.calibrate(
+                save,
+                profile=profile or "host",
+                threads=threads,
+                max_seconds=max_seconds,
+                allow_busy=allow_busy,
+                fresh=fresh,
+                progress=progress,
+            )
+    _print_calibration(made)
+    if as_json:
+        click.echo(json.dumps(made.to_json()))
+
+
+@cli.command()
 @click.argument("name", required=False)
 @JSON
 def profiles(name: str | None, as_json: bool) -> None:
@@ -439,20 +568,81 @@ def _sourced(profile: DeviceProfile, text: str, path: str) -> None:
 
 
 def _print_plan(found: Plan) -> None:
+    """The Pareto front: what a slower, larger or weaker student would buy."""
     budget = found.budget
-    _say(f"{found.family} for {found.profile}: {len(found.fitting)} of {found.size} candidates fit")
-    _say("  parameters       MACs   p50 ms    bound  RAM MiB     MiB  spec")
-    for c in found.fitting[:12]:
+    _say(
+        f"{', '.join(found.families)} for {found.profile}: {len(found.fitting)} of {found.size} "
+        "candidates fit"
+    )
+    if not found.fitting:
+        return
+    first, shown = found.fitting[0], found.shown()
+    _say(f"{len(found.front)} of them are beaten by none in latency, size and expectation:")
+    _say("  expected  parameters   p50 ms    bound  RAM MiB     MiB  tightest          spec")
+    for c in shown:
+        name, slack = min(c.slack(budget).items(), key=lambda x: x[1], default=("none", 1.0))
         _say(
-            f"  {c.parameters:>10,} {c.macs:>10,} {c.latency.p50_ms:>8.3f} "
-            f"{c.latency.bound_ms:>8.3f} {c.costs['peak_ram_mib']:>8.1f} "
-            f"{c.costs['size_mib']:>7.4f}  {c.precision} {c.spec}"
+            f"{'>' if c == first else ' '} {c.expected:>8.3f} {c.parameters:>11,} "
+            f"{c.latency.p50_ms:>8.3f} {c.latency.bound_ms:>8.3f} {c.costs['peak_ram_mib']:>8.1f} "
+            f"{c.costs['size_mib']:>7.4f}  {name + f' {slack:.0%}':<17} {c.precision} {c.spec}"
         )
-    if len(found.fitting) > 12:
-        _say(f"  … and {len(found.fitting) - 12} more (all of them with --json)")
+    if len(found.front) > len(shown):
+        _say("  … and more between them (all of them with --json)")
+    _say(f"chosen (>): {first.family}, {first.latency.standing}")
+    _say(
+        "slack of it: "
+        + ", ".join(f"{name} {slack:.0%}" for name, slack in first.slack(budget).items())
+    )
     if found.binding:
         limit = getattr(budget, found.binding)
         _say(f"binding: {found.binding} {limit:g} keeps out most candidates")
+
+
+def _print_estimate(found: Estimate) -> None:
+    latency = found.latency
+    what = "a whole call" if found.whole_call else "the engine's call"
+    _say(
+        f"{found.model} on {found.profile}: {found.engine}, {found.precision}, "
+        f"{found.threads} thread(s)"
+    )
+    _say(
+        f"latency    {latency.p50_ms:.3f} ms p50, {latency.low_ms:.3f} to {latency.bound_ms:.3f} "
+        f"({latency.standing}; {what}); p95 at most {latency.bound_at(95):.3f}"
+    )
+    _say(f"memory     {found.peak_ram_mib:.1f} MiB peak, at most {found.peak_ram_bound_mib:.1f}")
+    cold = (
+        "unknown: not calibrated"
+        if found.cold_start_ms is None
+        else f"{found.cold_start_ms:.0f} ms"
+    )
+    _say(f"cold start {cold}")
+    _say(
+        f"size       {found.size_mib:.3f} MiB, {found.parameters:,} parameters, {found.macs:,} MACs"
+    )
+    energy = "unknown" if found.energy_mj is None else f"{found.energy_mj:.1f} mJ a call"
+    _say(f"energy     {energy}")
+    _say(f"basis      {latency.basis}")
+    if latency.unseen:
+        _say(f"unseen     {', '.join(latency.unseen)}: the interval is wider for them")
+    _say("  share       ms  count          MACs  kernels")
+    for row in found.table:
+        _say(
+            f"  {row.share:>5.1%} {row.ms:>8.3f} {row.count:>6} {row.macs:>13,}  {row.kernels}"
+            + ("" if row.measured else " (not measured)")
+        )
+
+
+def _print_calibration(made: Calibration) -> None:
+    rates = made.rates
+    for precision, q in rates.quality.items():
+        _say(
+            f"{precision:8} on {q['networks']} networks left out of the fit: mean error "
+            f"{q['mean_error']:.1%}, {q['within_10']:.0%} within 10 %, {q['within_20']:.0%} within "
+            "20 %"
+        )
+    jitter = ", ".join(f"p{p} {value:.2f}" for p, value in rates.jitter.items())
+    _say(f"bound    {rates.bound:.2f} times the prediction; over the least time: {jitter}")
+    _say(f"wrote {made.profile}; next: edgedistill fit --profile {made.profile.stem}")
 
 
 def _print_result(result: FitResult) -> None:
@@ -481,6 +671,7 @@ def _print_result(result: FitResult) -> None:
     )
     if r["control"]:
         _say(r["control"]["sentence"])
+    _say(r["payback"]["sentence"])
     _print_budget(result)
 
 

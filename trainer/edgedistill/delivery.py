@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -28,13 +29,17 @@ from edgedistill.distill.control import Control
 from edgedistill.distill.processes import Processes
 from edgedistill.distill.records import Student, Teacher
 from edgedistill.distill.trainer import Trainer
-from edgedistill.errors import ExportError, OverBudget
+from edgedistill.errors import ExportError, OverBudget, TrainingError
+from edgedistill.payback import Meter, Payback
 from edgedistill.progress import Progress
 from edgedistill.provenance import versions
+from edgedistill.recipe import Recipe
 from edgedistill.report import FitResult
 from edgedistill.samples import Samples
 from edgedistill.search import Candidate
+from edgedistill.search.short import middle, shortened
 from edgedistill.setting import Setting
+from edgedistill.students import Family
 from edgedistill.students.modules import as_if_trained
 from edgedistill.tasks import TextClassification, task_of
 from edgedistill_runtime import bench
@@ -44,6 +49,8 @@ from edgedistill_runtime.model import load
 T = TypeVar("T")
 CACHE_DAYS = 60
 """Teachers' weights and outputs that no fit has used for so long are removed from the cache."""
+PAID_STAGES = ("trials", "distil")
+"""What a student costs.  Its teacher is there anyway: without a student it would ship."""
 HOST_BENCH_SECONDS = 1.0
 TIMED_SAMPLES = 20
 
@@ -66,12 +73,109 @@ class Delivery:
         shared = Cache(user_cache() / "distill")
         if processes.main:
             shared.evict(CACHE_DAYS)
-        self.trainer = Trainer(
-            recipe, data, self.task, setting.family, work, shared, processes, progress, losses
-        )
-        self.converter = Converter(self.trainer, setting.backend, work)
+        self.work, self.shared, self.losses = work, shared, losses
+        self._made: dict[str, tuple[Trainer, Converter]] = {}
+        """What trains and converts the students of a family."""
+        self._teachers: dict[str, Teacher] = {}
+        self._use(setting.family)
+        self.trials: search.Trials | None = None
+        self.meter = Meter()
         self.seconds: dict[str, float] = {}
         self._stage, self._start = "", time.monotonic()
+
+    def _use(self, family: Family) -> None:
+        """From here on students are of this family."""
+        if family.name not in self._made:
+            setting = self.setting
+            trainer = Trainer(
+                setting.recipe, setting.data, self.task, family, self.work, self.shared,
+                self.processes, self.progress, self.losses,
+            )  # fmt: skip
+            self._made[family.name] = trainer, Converter(trainer, setting.backend, self.work)
+        self.trainer, self.converter = self._made[family.name]
+
+    def tried(self, candidates: Sequence[Candidate], source: Any = None) -> Sequence[Candidate]:
+        """The candidates with those first that short distillations found best.
+
+        All of them as they are, if the recipe asks for no trials.  source: as in `teacher`.
+        """
+        wanted = self.setting.recipe.trials
+        if not wanted:
+            return candidates
+        same = [c for c in candidates if c.precision == candidates[0].precision]
+        self._begin("export", "candidates of the trials")
+        chosen = search.spread(same, wanted)
+        chosen = self._by_main(lambda: tuple(c for c in chosen if self._keeps_size(c)))
+        if len(chosen) < 2:
+            self.progress.note(f"{len(chosen)} candidate(s) to try: nothing to compare")
+            return candidates
+        teachers = {}
+        for name in dict.fromkeys(c.family for c in chosen):
+            self._use(next(each for each in self.setting.families if each.name == name))
+            teachers[name] = self.teacher(source)
+        self._begin("trials", f"{len(chosen)} candidates, {len(search.BUDGETS)} budgets")
+
+        def measure(place: int, share: float) -> float:
+            candidate = chosen[place]
+            self._use(self.setting.family_of(candidate))
+            trainer, teacher = shortened(self.trainer, share), teachers[candidate.family]
+            student = trainer.student(candidate.spec, teacher, choices=middle(trainer))
+            samples = self.trainer.samples(
+                self.setting.data.validation.x, student.preprocessing.encoder
+            )
+            return self.trainer.score(student.module, samples).metric
+
+        own = "" if source is None else teachers[chosen[0].family].digest
+        self.trials = self._share(chosen, measure, own)
+        for line in self.trials.sentences(self.task.metric):
+            self.progress.note(line)
+        first = self.trials.ranked
+        return (*first, *(c for c in candidates if c not in first))
+
+    def _share(
+        self, chosen: tuple[Candidate, ...], measure: search.Measure, teacher: str
+    ) -> search.Trials:
+        """Trials that the first process draws, and all train.
+
+        teacher: digest of one that the recipe does not name.  What the workers of a storage must
+        have in common is the recipe and the data; their machines may differ.
+        """
+        processes, recipe = self.processes, self.setting.recipe
+        if not processes.main:
+            while (job := processes.agree(cast(tuple[int, float] | None, None))) is not None:
+                with suppress(TrainingError):  # the first process counts it
+                    measure(*job)
+            return processes.agree(cast(search.Trials, None))
+
+        def together(place: int, share: float) -> float:
+            processes.agree((place, share))
+            return measure(place, share)
+
+        plain = msgspec.to_builtins(_unplaced(recipe))
+        each = [(c.family, repr(c.spec), c.precision) for c in chosen]
+        name = digest("trials", plain, self.setting.data.digest, teacher, each)
+        made = search.hold_trials(
+            chosen,
+            together,
+            name[:16],
+            search.Storage(recipe.storage),
+            len(self.setting.data.validation),
+            self.progress.note,
+        )
+        processes.agree(None)
+        return processes.agree(made)
+
+    def _keeps_size(self, candidate: Candidate) -> bool:
+        """Whether its untrained network, exported, keeps the size limit.  Raises ExportError."""
+        limit = self.setting.budget.size_mib
+        return limit is None or self._untrained_mib(candidate) <= limit
+
+    def _untrained_mib(self, candidate: Candidate) -> float:
+        data, family = self.setting.data, self.setting.family_of(candidate)
+        torch.manual_seed(self.setting.recipe.seed)
+        module = family.build(candidate.spec, data.input_shape, len(data.labels))
+        self._use(family)
+        return self._exported_mib(candidate, as_if_trained(module))
 
     def exportable(self, candidates: Sequence[Candidate]) -> Candidate:
         """The first candidate whose untrained network, exported, keeps the size limit.
@@ -79,14 +183,14 @@ class Delivery:
         Raises ExportError if it cannot be exported: here, in seconds, and not after training.
         """
         self._begin("export", "the untrained candidate first")
-        return self._by_main(lambda: self._exportable(candidates))
+        candidate = self._by_main(lambda: self._exportable(candidates))
+        self._use(self.setting.family_of(candidate))
+        return candidate
 
     def _exportable(self, candidates: Sequence[Candidate]) -> Candidate:
-        data, limit = self.setting.data, self.setting.budget.size_mib
+        limit = self.setting.budget.size_mib
         for candidate in candidates:
-            torch.manual_seed(self.setting.recipe.seed)
-            module = self.setting.family.build(candidate.spec, data.input_shape, len(data.labels))
-            size_mib = self._exported_mib(candidate, as_if_trained(module))
+            size_mib = self._untrained_mib(candidate)
             if limit is None or size_mib <= limit:
                 self.progress.note(
                     f"student  {candidate.spec}: {candidate.parameters:,} parameters, "
@@ -97,8 +201,11 @@ class Delivery:
 
     def teacher(self, source: Any = None) -> Teacher:
         """source: a module in place of the recipe's teacher."""
+        family = self.trainer.family.name
+        if family in self._teachers:
+            return self._teachers[family]
         self._begin("teacher", self.setting.recipe.teacher)
-        teacher = self.trainer.teacher(source)
+        teacher = self._teachers[family] = self.trainer.teacher(source)
         self.progress.note(
             f"{teacher.name}: {teacher.parameters:,} parameters, validation {self.task.metric} "
             f"{teacher.validation:.4f}"
@@ -133,7 +240,7 @@ class Delivery:
                 student.module, student.preprocessing.encoder, candidate.precision, "student"
             )
         )
-        reason = self.setting.precision_reason(candidate.precision)
+        reason = self.setting.precision_reason(candidate)
         self.progress.note(
             f"{candidate.precision}  {converted.points_lost:.2f} points lost on validation "
             f"(at most {verify.GATE_POINTS}); {reason}"
@@ -330,7 +437,7 @@ class Delivery:
             "answers": None if data.multi_label else self.answers.judged(logits, data.test.y),
             "retention": metric / self.teacher_metric,
             "precision": converted.precision,
-            "precision_reason": self.setting.precision_reason(converted.precision),
+            "precision_reason": self.setting.precision_reason(candidate),
             "size_mib": bundle.stat().st_size / 2**20,
             "predicted": candidate.to_json()["predicted"] | {"basis": candidate.latency.basis},
             "host": {
@@ -340,6 +447,8 @@ class Delivery:
                 "teacher_latency_ms": baseline["teacher_latency_ms"],
             },
             "budget": report.limits_json(limits),
+            "search": self.trials and self.trials.to_json(),
+            "payback": self._payback(baseline),
             "control": control and {**asdict(control), "sentence": control.sentence()},
             "teacher_quantized": baseline["quantized"],
             "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
@@ -394,6 +503,16 @@ class Delivery:
         }
         return known
 
+    def _payback(self, baseline: dict[str, Any]) -> dict[str, Any]:
+        """What the student cost, and after how many inferences that is paid back."""
+        seconds = sum(self.seconds.get(stage, 0.0) for stage in PAID_STAGES)
+        return Payback.of(
+            seconds,
+            self.meter.joules(),
+            baseline["teacher_latency_ms"],
+            baseline["student_latency_ms"],
+        ).to_json()
+
     def _limits(self, candidate: Candidate, bundle: Path, metric: float) -> list[Limit]:
         """Every limit with the best that is known about it now."""
         budget = self.setting.budget
@@ -422,7 +541,7 @@ class Delivery:
             "versions": versions(),
             "seed": recipe.seed,
             "threads": torch.get_num_threads(),
-            "recipe": digest(msgspec.to_builtins(msgspec.structs.replace(recipe, out=""))),
+            "recipe": digest(msgspec.to_builtins(_unplaced(recipe))),
             "data": self.setting.data.digest,
             "teacher": teacher.digest,
             "alpha": student.alpha,
@@ -430,7 +549,8 @@ class Delivery:
 
     def _exported_mib(self, candidate: Candidate, module: torch.nn.Module) -> float:
         """Size of the candidate's bundle: the true one of its file, the rest generously."""
-        data, quantization = self.setting.data, self.setting.family.quantization
+        data = self.setting.data
+        quantization = self.setting.family_of(candidate).quantization
         float32 = self.converter.float32(module, None, "student")
         samples = None
         if quantization == "static":
@@ -444,15 +564,28 @@ class Delivery:
         """What the first process makes, in all of them."""
         return self.processes.agree(make() if self.processes.main else cast(T, None))
 
+    def _spend(self, stage: str) -> None:
+        """Count the energy of the stages that training is made of."""
+        if stage in PAID_STAGES:
+            self.meter.start()
+        else:
+            self.meter.stop()
+
     def _begin(self, stage: str, detail: str = "") -> None:
         self._end()
         self._stage, self._start = stage, time.monotonic()
+        self._spend(stage)
         self.progress.stage(stage, detail)
 
     def _end(self) -> None:
         if self._stage:
             spent = time.monotonic() - self._start
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + spent
+
+
+def _unplaced(recipe: Recipe) -> Recipe:
+    """Without what says where results stand, and not what they are."""
+    return msgspec.structs.replace(recipe, out="", storage="")
 
 
 class _Unpadded(torch.nn.Module):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgedistill.errors import OverBudget
 from edgedistill.progress import Progress, Silent
 from edgedistill.recipe import Recipe
 from edgedistill.report import FitResult
-from edgedistill.search import Plan
+from edgedistill.search import Candidate, Plan
 from edgedistill.setting import Setting
 from edgedistill.students import Family
 from edgedistill.workspace import open_workspace
@@ -55,7 +55,7 @@ def fit(
     progress.stage("plan", setting.summary())
     for note in setting.data.notes:
         progress.note(note)
-    candidates = setting.plan().require()
+    candidates: Sequence[Candidate] = setting.plan().require()
     from edgedistill.distill.processes import Processes  # torch from here on
 
     logs = recipe.out_folder / "work" / "logs"
@@ -64,6 +64,7 @@ def fit(
         from edgedistill.delivery import Delivery
 
         delivery = Delivery(setting, work, processes, progress, losses)
+        candidates = delivery.tried(candidates, teacher)
         tried: list[str] = []
         while candidates and len(tried) < MAX_TRIES:
             candidate = delivery.exportable(candidates)

@@ -298,6 +298,11 @@ def names() -> list[str]:
     return sorted(built_in.keys() | own.keys())
 
 
+def built_in_names() -> list[str]:
+    """Names that no profile of the user's may have."""
+    return sorted(_files(_built_in_folder()))
+
+
 def user_folder() -> Path:
     """Where the user's own profiles are looked for; it need not exist."""
     base = os.environ.get("XDG_CONFIG_HOME", "")

@@ -178,10 +178,14 @@ class Recipe(Settings, frozen=True):
     """Name of the bundle; empty derives it from data and profile."""
     version: Annotated[int, Meta(ge=0, le=2**53)] = 1
     student: str = ""
-    """Student family; empty is the task's default."""
+    """Student family; empty is every built-in one that suits the task."""
     spec: dict[str, int | float | str] = msgspec.field(default_factory=dict)
     """Fields that the student's spec must have, such as {layers = 2}."""
     precision: Precision = "auto"
+    trials: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Candidates that are distilled briefly to find the best of them; 0 ranks by capacity alone."""
+    storage: str = ""
+    """Where workers share trials: an Optuna URL (sqlite:///trials.db) or a journal's file."""
     latency_ms: Positive | None = None
     percentile: Literal[50, 95, 99] | None = None
     peak_ram_mib: Positive | None = None
@@ -208,6 +212,10 @@ class Recipe(Settings, frozen=True):
                 raise ValueError(f"image_size is {side}; a side has 4 to 1024 pixels")
         if self.control in (1, 2):
             raise ValueError("control needs at least 3 seeds for an interval; 0 leaves it out")
+        if self.trials == 1:
+            raise ValueError("trials needs at least 2 candidates to compare; 0 leaves them out")
+        if self.storage and not self.trials:
+            raise ValueError("storage is where trials are shared; give trials too")
 
     @staticmethod
     def load(path: Path | str) -> Recipe:

@@ -26,7 +26,7 @@ from edgedistill.data.tables import Table, clip
 from edgedistill.errors import DataError, SettingsError
 from edgedistill.profiles import DeviceProfile
 from edgedistill.recipe import Recipe
-from edgedistill.setting import DEFAULT_FAMILY, TOKENS_PER_WORD
+from edgedistill.setting import DEFAULT_FAMILY, TOKENS_PER_WORD, suiting
 from edgedistill.students import FAMILIES, tasks_of
 from edgedistill_runtime.files import write_atomically
 from edgedistill_runtime.manifest import Budget, Sample
@@ -219,7 +219,8 @@ def _limits(found: _Findings, board: DeviceProfile) -> list[_Line]:
 def _needed(found: _Findings, board: DeviceProfile, limits: Budget) -> dict[str, float]:
     """Limits of the profile that no student keeps, with what the nearest one needs."""
     task = f"{found.kind}-classification"
-    plan = search.plan(FAMILIES[DEFAULT_FAMILY[task]], found.example, board, limits, PRECISIONS)
+    families = suiting(Recipe(profile=board.name), task)
+    plan = search.plan(families, found.example, board, limits, PRECISIONS)
     if plan.fitting:
         return {}
     return {name: _above(plan.nearest.costs[name]) for name in plan.nearest.over(limits)}

@@ -1,10 +1,14 @@
-"""What a recipe means: its profile, data, budget, engine and family, looked up and checked."""
+"""What a recipe means: its profile, data, budget, engine and families, looked up and checked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgedistill import budget, data, search
@@ -13,7 +17,8 @@ from edgedistill.distill import methods
 from edgedistill.errors import SettingsError, unknown
 from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.recipe import Recipe
-from edgedistill.students import Family, family, tasks_of
+from edgedistill.search.smaller import Smaller, smaller
+from edgedistill.students import FAMILIES, Family, family, tasks_of
 from edgedistill_runtime.manifest import Backend, Budget
 
 DEFAULT_FAMILY = {
@@ -22,6 +27,7 @@ DEFAULT_FAMILY = {
     "sensor-classification": "convnet",
     "text-classification": "transformer",
 }
+PRECISIONS = ("float32", "int8")
 PRICED_QUANTILE = 0.95
 """Latency is priced at the length that so many of the texts do not exceed."""
 TOKENS_PER_WORD = 1.5
@@ -34,7 +40,8 @@ class Setting:
     data: Dataset
     budget: Budget
     engine: Choice
-    family: Family
+    families: tuple[Family, ...]
+    """Those that are searched; the task's default, or the one that was asked for, first."""
     vocabulary: int | None = None
     """Tokens that the texts use."""
 
@@ -60,13 +67,7 @@ class Setting:
             known = unknown("task", recipe.task, DEFAULT_FAMILY)
             fits = f"the data {found.name!r} are for {found.task}, not for {recipe.task}"
             raise SettingsError(fits if recipe.task in DEFAULT_FAMILY else known)
-        chosen = family(student or recipe.student or DEFAULT_FAMILY[found.task])
-        tasks = tasks_of(chosen)
-        if found.task not in tasks:
-            raise SettingsError(
-                f"the student family {chosen.name!r} is for {', '.join(tasks)}, and the data "
-                f"{found.name!r} are for {found.task}; choose another with --student"
-            )
+        chosen = _families(recipe, student, found)
         if recipe.unknown and found.multi_label:
             raise SettingsError(
                 "unknown is for one label a sample; where there may be several, none is an answer"
@@ -75,18 +76,19 @@ class Setting:
             raise SettingsError(
                 f"top_k is {recipe.top_k}, and the data have {len(found.labels)} labels"
             )
-        most = getattr(chosen, "max_tokens", recipe.max_length)
-        if found.task == "text-classification" and recipe.max_length > most:
-            raise SettingsError(
-                f"max_length is {recipe.max_length}; the student family {chosen.name!r} takes at "
-                f"most {most} tokens"
-            )
-        methods.stages(recipe, recipe.training_of(chosen.name, found.task), found.task)  # known?
         size = None
         if found.task == "text-classification":
             found, size = _measured(found, recipe)
         limits = budget.combine(recipe, profile, found.hop_s)
         return Setting(recipe, profile, found, limits, engine, chosen, size)
+
+    @property
+    def family(self) -> Family:
+        """The task's default, or the one that was asked for."""
+        return self.families[0]
+
+    def family_of(self, candidate: search.Candidate) -> Family:
+        return next(each for each in self.families if each.name == candidate.family)
 
     @property
     def backend(self) -> Backend:
@@ -98,23 +100,56 @@ class Setting:
         Without measured rates for the engine float32 goes first: int8 is often slower on small
         networks, so it ships only where the size or memory limit leaves no float32 candidate.
         """
-        wanted = self.recipe.precision
-        precisions = ("float32", "int8") if wanted == "auto" else (wanted,)
+        made = self._plan()
+        return made if made.fitting else replace(made, alternatives=tuple(self._alternatives()))
+
+    def _plan(self) -> search.Plan:
         return search.plan(
-            self.family,
+            self.families,
             self.data,
             self.profile,
             self.budget,
-            precisions,
+            precisions(self.recipe),
             self.recipe.spec,
             self.vocabulary,
         )
 
-    def precision_reason(self, precision: str) -> str:
-        """Why the bundle ships in this precision."""
+    def _alternatives(self) -> Iterator[str]:
+        """Options, one at a time, with which something fits: each is priced."""
+        other = tuple(p for p in PRECISIONS if p not in precisions(self.recipe))
+        if other and self._fits(recipe=_changed(self.recipe, precision=other[0])):
+            yield f"--precision {other[0]}"
+        known = {each.name for each in self.families}
+        for each in suiting(self.recipe, self.data.task):
+            if each.name not in known and self._fits(
+                families=(each,), recipe=_changed(self.recipe, spec={})
+            ):
+                spec = " without spec" if self.recipe.spec else ""
+                yield f"--student {each.name}{spec}"
+        sizes = smaller(self.data, self.recipe)
+        yield from islice((each.option for each in sizes if self._with(each)._plan_fits()), 1)
+
+    def _with(self, each: Smaller) -> Setting:
+        recipe = _changed(self.recipe, **each.keys)
+        limits = budget.combine(recipe, self.profile, each.data.hop_s)
+        return replace(self, recipe=recipe, data=each.data, budget=limits)
+
+    def _fits(self, **changes: Any) -> bool:
+        return replace(self, **changes)._plan_fits()
+
+    def _plan_fits(self) -> bool:
+        try:
+            return bool(self._plan().fitting)
+        except SettingsError:  # a family has nothing of that size
+            return False
+
+    def precision_reason(self, candidate: search.Candidate) -> str:
+        """Why the bundle ships in its precision."""
         if self.recipe.precision != "auto":
             return "asked for"
-        if precision == "float32":
+        if candidate.latency.standing == "predicted":
+            return f"by the measured rates of {self.engine.name} on {self.profile.name}"
+        if candidate.precision == "float32":
             return (
                 f"{self.profile.name} has no measured rates for {self.engine.name}, "
                 "and the size and memory limits do not need int8"
@@ -128,6 +163,56 @@ class Setting:
             f"{data.name}: {len(data.labels)} classes, {counts} samples; "
             f"{self.profile.board.name}, {self.engine.name} {self.engine.version}"
         )
+
+
+def precisions(recipe: Recipe) -> tuple[str, ...]:
+    """Those that may ship, the preferred one first."""
+    return PRECISIONS if recipe.precision == "auto" else (recipe.precision,)
+
+
+def suiting(recipe: Recipe, task: str) -> tuple[Family, ...]:
+    """The built-in families for the task that can do what the recipe wants, its default first."""
+    default = FAMILIES[DEFAULT_FAMILY[task]]
+    stages = methods.stages(recipe, recipe.training_of(default.name, task), task)
+    # layers are compared with the teacher's, and an assistant is of the student's family
+    one = recipe.distill == "assistant" or any(stage.features for stage in stages)
+    others = () if one else FAMILIES.values()
+    return tuple(
+        each
+        for each in dict.fromkeys((default, *others))
+        if task in tasks_of(each) and _takes(each, recipe, task)
+    )
+
+
+def _families(recipe: Recipe, student: Family | None, found: Dataset) -> tuple[Family, ...]:
+    """The one that was asked for, else every built-in one that suits.  Raises SettingsError."""
+    task = found.task
+    if not student and not recipe.student and (suit := suiting(recipe, task)):
+        return suit
+    chosen = family(student or recipe.student or DEFAULT_FAMILY[task])
+    tasks = tasks_of(chosen)
+    if task not in tasks:
+        raise SettingsError(
+            f"the student family {chosen.name!r} is for {', '.join(tasks)}, and the data "
+            f"{found.name!r} are for {task}; choose another with --student"
+        )
+    if not _takes(chosen, recipe, task):
+        raise SettingsError(
+            f"max_length is {recipe.max_length}; the student family {chosen.name!r} takes at "
+            f"most {getattr(chosen, 'max_tokens', 0)} tokens"
+        )
+    methods.stages(recipe, recipe.training_of(chosen.name, task), task)  # known?
+    return (chosen,)
+
+
+def _takes(each: Family, recipe: Recipe, task: str) -> bool:
+    """Whether texts may be as long as the recipe has them."""
+    most = getattr(each, "max_tokens", recipe.max_length)
+    return task != "text-classification" or recipe.max_length <= most
+
+
+def _changed(recipe: Recipe, **keys: Any) -> Recipe:
+    return msgspec.structs.replace(recipe, **keys)
 
 
 def _decoding(recipe: Recipe) -> data.Decoding:

@@ -26,8 +26,13 @@ class OnnxSession:
 
     engine = "onnxruntime"
 
-    def __init__(self, data: bytes, settings: Backend, trusted: bool = False) -> None:
-        """trusted: the model is this process's own work, not a file's; it may hold anything."""
+    def __init__(
+        self, data: bytes, settings: Backend, trusted: bool = False, profile: str = ""
+    ) -> None:
+        """trusted: the model is this process's own work, not a file's; it may hold anything.
+
+        profile: where the engine writes the time of each node, if anywhere; see `end_profile`.
+        """
         if not trusted:
             check_onnx(data)
         if settings.graph_optimization not in _LEVELS:
@@ -44,6 +49,8 @@ class OnnxSession:
         )
         options.enable_cpu_mem_arena = settings.arena
         options.log_severity_level = 4
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "1" if settings.spinning else "0"
         )
@@ -66,6 +73,10 @@ class OnnxSession:
             raise EngineError(
                 f"onnxruntime could not run the model: {_first_line(error)}"
             ) from error
+
+    def end_profile(self) -> str:
+        """The file with the times of all runs so far."""
+        return cast(str, self._session.end_profiling())
 
 
 def open_session(data: bytes, settings: Backend) -> OnnxSession:

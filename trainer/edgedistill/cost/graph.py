@@ -33,6 +33,12 @@ _PLACES: dict[str, tuple[int, int | None, tuple[int, ...]]] = {
     "SkipLayerNormalization": (0, None, (2, 3)),
     "Slice": (0, 0, ()),
 }
+# Operators that take their elements as they come.
+_ANY_TYPE = frozenset(
+    """
+    Concat Flatten Gather MaxPool Pad Relu Reshape Slice Split Squeeze Transpose Unsqueeze
+    """.split()  # noqa: SIM905 (a line an operator would be a page)
+)
 
 
 def kernels_of(model: bytes, length: int = 1) -> tuple[Kernel, ...]:
@@ -40,6 +46,11 @@ def kernels_of(model: bytes, length: int = 1) -> tuple[Kernel, ...]:
 
     length: what an open dimension of the input is taken to be, such as the tokens of a text.
     """
+    return kernels_and_inputs(model, length)[0]
+
+
+def kernels_and_inputs(model: bytes, length: int = 1) -> tuple[tuple[Kernel, ...], tuple[int, ...]]:
+    """The same, and how many inputs each node has, constants included."""
     import onnx
     import onnxruntime as ort
 
@@ -52,12 +63,19 @@ def kernels_of(model: bytes, length: int = 1) -> tuple[Kernel, ...]:
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         optimized = onnx.load(path)
     constants = {t.name for t in optimized.graph.initializer}
-    shapes = _shapes(optimized, length)
-    return tuple(_kernel(node, shapes, constants) for node in optimized.graph.node)
+    shapes, bytes_of = _shapes(optimized, length)
+    nodes = optimized.graph.node
+    kernels = tuple(_kernel(node, shapes, bytes_of, constants) for node in nodes)
+    return kernels, tuple(len(node.input) for node in nodes)
 
 
-def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, by one run on zeros: fused operators have no shape inference."""
+def _shapes(
+    model: onnx.ModelProto, length: int
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shape of every tensor, and bytes of an element of those that are computed.
+
+    By one run on zeros: fused operators have no shape inference.
+    """
     import numpy as np
     import onnx
     import onnxruntime as ort
@@ -82,13 +100,16 @@ def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
     }
     names = [o.name for o in session.get_outputs()]
     shapes |= {name: array.shape for name, array in zeros.items()}
-    return shapes | {
-        name: array.shape for name, array in zip(names, session.run(names, zeros), strict=True)
-    }
+    arrays = dict(zip(names, session.run(names, zeros), strict=True))
+    shapes |= {name: array.shape for name, array in arrays.items()}
+    return shapes, {name: array.dtype.itemsize for name, array in arrays.items()}
 
 
 def _kernel(
-    node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], constants: set[str]
+    node: onnx.NodeProto,
+    shapes: dict[str, tuple[int, ...]],
+    bytes_of: dict[str, int],
+    constants: set[str],
 ) -> Kernel:
     data_at, weight_at, biases_at = _PLACES.get(node.op_type, (0, None, ()))
     data, output = shapes.get(node.input[data_at], ()), shapes.get(node.output[0], ())
@@ -100,6 +121,7 @@ def _kernel(
     weights = elements([weight_at] if weight_at is not None else [])
     conv = "Conv" in node.op_type
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
+    window = next((a.ints for a in node.attribute if a.name == "kernel_shape"), data[2:])
     if conv:
         macs = weights * math.prod(output[2:])
     elif "MatMul" in node.op_type or "Gemm" in node.op_type:
@@ -114,4 +136,6 @@ def _kernel(
         biases=elements(biases_at),
         macs=macs,
         depthwise=conv and group > 1 and group == data[1],
+        element_bytes=bytes_of[node.output[0]] if node.op_type in _ANY_TYPE else 4,
+        taps=math.prod(window) if "Pool" in node.op_type else 0,
     )

@@ -14,6 +14,18 @@ FLOAT_OPS = frozenset(
 DYNAMIC_OPS = frozenset(("DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"))
 """Operators with int8 weights that find the range of their input at each call."""
 
+KNOWN_OPS = frozenset(
+    """
+    Add AveragePool BiasGelu Cast Concat Conv DequantizeLinear DynamicQuantizeLinear
+    DynamicQuantizeMatMul FusedConv FusedGemm FusedMatMul Gather Gelu Gemm HardSigmoid
+    LayerNormalization MatMul MatMulInteger MatMulIntegerToFloat MaxPool Mul QGemm QLinearAdd
+    QLinearAveragePool QLinearConcat QLinearConv QLinearMul QLinearSigmoid QuantizeLinear QuickGelu
+    ReduceMean Relu Reshape Shape Sigmoid SkipLayerNormalization Slice Softmax Squeeze Tanh
+    Transpose Unsqueeze
+    """.split()  # noqa: SIM905 (a line an operator would be a page)
+)
+"""Operators whose work the cost model knows; others are priced by the bytes that they move."""
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -28,6 +40,10 @@ class Kernel:
     biases: int = 0
     macs: int = 0
     depthwise: bool = False
+    element_bytes: int = 4
+    """Of what it reads and writes, where its name leaves that open: a MaxPool of uint8 has 1."""
+    taps: int = 0
+    """Elements that a pooling window has."""
 
 
 def conv(
@@ -70,9 +86,15 @@ def linear(op: str, data: tuple[int, ...], outputs: int, bias: bool = True) -> K
     )
 
 
-def gather(tokens: int, vocabulary: int, dim: int) -> Kernel:
+def gather(tokens: int, vocabulary: int, dim: int, int8: bool = False) -> Kernel:
     """A row of an embedding table for each token: (1, tokens) -> (1, tokens, dim)."""
-    return Kernel("Gather", (1, tokens), (1, tokens, dim), weights=vocabulary * dim)
+    return Kernel(
+        "Gather",
+        (1, tokens),
+        (1, tokens, dim),
+        weights=vocabulary * dim,
+        element_bytes=1 if int8 else 4,
+    )
 
 
 def total_macs(kernels: tuple[Kernel, ...]) -> int:

@@ -23,10 +23,12 @@ from edgedistill import pack as packing
 from edgedistill import report, verify
 from edgedistill.budget import Limit
 from edgedistill.cache import digest
-from edgedistill.cost import memory, preprocessing
+from edgedistill.cost import memory
+from edgedistill.cost.board import Around, price
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import Kernel, total_macs, total_parameters, weight_bytes
-from edgedistill.cost.latency import JITTER, LatencyEstimate, estimate
+from edgedistill.cost.latency import LatencyEstimate
+from edgedistill.cost.preprocessing import CHARACTERS_A_TOKEN
 from edgedistill.errors import DataError, ExportError, SettingsError, unknown
 from edgedistill.external import network as networks
 from edgedistill.external import samples as test_split
@@ -185,16 +187,20 @@ def _costs(
     length = ceil(np.quantile([each.shape[-1] for each in inputs], PRICED_QUANTILE))
     kernels = networks.priced(kernels_of(network.model, length))
     threads = board.backend.threads
-    latency = estimate(kernels, board.profile, network.precision, threads)
-    before = preprocessing.kernels(steps, samples.sample.shape)
-    if before:
-        latency = latency.after(estimate(before, board.profile, "float32", 1).p50_ms)
+    characters = round(length * CHARACTERS_A_TOKEN) if samples.sample.kind == "text" else 0
+    around = Around(steps, samples.sample.shape, characters)
     # weights in operators that the cost model does not know count all the same
     known = weight_bytes(kernels, network.precision)
     others = max(0, len(network.model) - known) * memory.GEMM_FACTOR[network.precision]
-    extra_mib = (others + preprocessing.table_bytes(steps)) / memory.MIB
-    peak_ram_mib = memory.peak_ram_mib(kernels, network.precision) + extra_mib
-    return _Costs(kernels, latency, peak_ram_mib * memory.SPREAD)
+    (cost,) = price(
+        [kernels],
+        board.profile,
+        network.precision,
+        threads,
+        around,
+        extra_mib=others / memory.MIB,
+    )
+    return _Costs(kernels, cost.latency, cost.peak_ram_bound_mib)
 
 
 def _provenance(order: Order, labels: tuple[str, ...], samples: Samples) -> dict[str, Any]:
@@ -231,7 +237,7 @@ def _result(
         contents.budget,
         {
             "latency_ms": (
-                latency.bound_ms * JITTER[contents.budget.percentile],
+                latency.bound_at(contents.budget.percentile),
                 latency.standing,
             ),
             "peak_ram_mib": (costs.peak_ram_mib, latency.standing),

@@ -66,8 +66,8 @@ class Static:
         """
         (tokens,) = input_shape
         states, features = (1, tokens, spec.dim), (1, spec.dim)
-        found = [gather(tokens, spec.vocabulary, spec.dim)]
         int8 = precision == "int8"
+        found = [gather(tokens, spec.vocabulary, spec.dim, int8)]
         if int8:
             found.append(Kernel("DequantizeLinear", states, states))
         found.append(Kernel("ReduceMean", states, features))

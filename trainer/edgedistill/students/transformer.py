@@ -117,7 +117,7 @@ def _embeddings(spec: TransformerSpec, tokens: int, int8: bool) -> Iterator[Kern
     )
     if not int8:
         yield from positions
-    yield gather(tokens, spec.vocabulary, spec.embedding)
+    yield gather(tokens, spec.vocabulary, spec.embedding, int8)
     if spec.embedding != spec.hidden:
         yield linear("MatMulInteger" if int8 else "MatMul", narrow, spec.hidden, bias=False)
         if int8:
