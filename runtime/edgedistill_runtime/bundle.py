@@ -52,7 +52,7 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> str:
     """Pack `files`, which `manifest` lists, atomically into `path`.  Returns the bundle's id."""
     manifest_json = manifest.to_json()
     entries = [(MANIFEST_NAME, manifest_json)] + [(f.name, files[f.name]) for f in manifest.files]
-    write_atomically(path, _encode(entries))
+    write_atomically(path, encode(entries))
     return bundle_id(manifest_json)
 
 
@@ -154,7 +154,7 @@ class _Reader:
         return data
 
 
-def _encode(entries: list[tuple[str, bytes]]) -> Iterator[bytes]:
+def encode(entries: list[tuple[str, bytes]]) -> Iterator[bytes]:
     central, position = [], 0
     for name, data in entries:
         local, header = _headers(name, data, position)

@@ -5,13 +5,14 @@ Exit codes: 0 within budget, 1 over budget, 2 cannot run, 3 inconclusive or inva
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import click
 
@@ -22,8 +23,16 @@ if TYPE_CHECKING:
     from edgedistill_runtime.bench import BenchResult
     from edgedistill_runtime.evaluate import Evaluation
     from edgedistill_runtime.manifest import Control, Manifest
+    from edgedistill_runtime.store import Change
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+STATE = click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="EDGEDISTILL_STATE",
+    show_envvar=True,
+    help="Folder of the installed bundles.  [default: /var/lib/edgedistill for root]",
+)
 MAX_SENTENCE = 1000
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line, last on stdout.")
 
@@ -118,19 +127,24 @@ def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
     from edgedistill_runtime.errors import InputError
     from edgedistill_runtime.inputs import read_items
     from edgedistill_runtime.model import load
+    from edgedistill_runtime.service import Serving
 
     model = load(bundle)
     failed = False
-    for source in inputs:
-        for item in read_items(source, sys.stdin.buffer, model.manifest.sample):
-            row: dict[str, Any]
-            try:
-                if item.sample is None:
-                    raise InputError(str(item.error))
-                row = {"id": item.id, **dataclasses.asdict(model.predict(item.sample))}
-            except InputError as error:
-                failed, row = True, {"id": item.id, "error": str(error)}
-            click.echo(json.dumps(row))
+    with Serving() as service:
+        for source in inputs:
+            for item in read_items(source, sys.stdin.buffer, model.manifest.sample):
+                row: dict[str, Any]
+                try:
+                    if item.sample is None:
+                        raise InputError(str(item.error))
+                    row = {
+                        "id": item.id,
+                        **dataclasses.asdict(service.call(model.predict, item.sample)),
+                    }
+                except InputError as error:
+                    failed, row = True, {"id": item.id, "error": str(error)}
+                click.echo(json.dumps(row))
     sys.exit(2 if failed else 0)
 
 
@@ -158,6 +172,8 @@ def evaluate(bundle: Path, split: Path, as_json: bool) -> None:
 def inspect(bundle: Path, as_json: bool) -> None:
     """What a bundle is and promises.  Checks its files, and needs no engine."""
     from edgedistill_runtime import bundle as bundles
+    from edgedistill_runtime.signing import standing
+    from edgedistill_runtime.store import pinned_signers
 
     opened = bundles.read(bundle)
     if as_json:
@@ -178,7 +194,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
         f"{m.accuracy.samples} test samples)",
         "control": _control(m.accuracy.control),
         "budget": f"{m.board.profile}: " + ", ".join(f"{k} {v:g}" for k, v in limits.items()),
-        "signed": "no" if opened.signature is None else "yes",
+        "signed": standing(opened, pinned_signers()),
     }.items():
         click.echo(f"{name:9} {value}")
 
@@ -200,6 +216,158 @@ def verify(bundle: Path, as_json: bool) -> None:
     )
     if as_json:
         click.echo(json.dumps({"id": model.bundle_id, "golden_difference": difference}))
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--as", "name", metavar="NAME", help="Install under this name.  [default: its own]")
+@click.option("--allow-downgrade", is_flag=True, help="Take an older version than one before.")
+@click.option(
+    "--signers",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take only bundles by these signers, from now on (an OpenSSH allowed_signers file).",
+)
+@STATE
+@JSON
+def install(
+    bundle: str,
+    name: str | None,
+    allow_downgrade: bool,
+    signers: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Install BUNDLE (a file, or - for stdin) on this board, and let it run.
+
+    It is tried first, in a process of its own: golden outputs, and memory against its budget.  If
+    anything goes wrong, the one before runs as it did.  `predict NAME` and load("NAME") find it.
+    """
+    from edgedistill_runtime import store
+    from edgedistill_runtime.errors import BundleError
+
+    try:
+        with _source(bundle) as source:
+            change = store.Store(store.state_folder(state)).install(
+                source, name, allow_downgrade, signers
+            )
+    except BundleError as error:
+        raise BundleError(f"{bundle}: {error}") from None
+    _print_change(change, as_json)
+
+
+@cli.command("list")
+@STATE
+@JSON
+def list_(state: Path | None, as_json: bool) -> None:
+    """What is installed on this board, and which version runs."""
+    from edgedistill_runtime import store
+
+    opened = store.Store(store.state_folder(state))
+    rows = [(name, opened.state(name)) for name in opened.names()]
+    rows = [(name, found) for name, found in rows if found.active is not None]
+    for name, found in rows if not as_json else []:
+        for entry in found.kept:
+            role = "active" if entry is found.active else "previous"
+            by = f", signed by {entry.signer}" if entry.signer else ""
+            click.echo(
+                f"{name:24} {role:9} version {entry.version}, {entry.id[:12]}, "
+                f"{entry.size / 2**20:.3f} MiB{by}"
+            )
+    if not rows:
+        _say(f"nothing is installed in {opened.folder}")
+    if as_json:
+        bundles = [{"name": name, **dataclasses.asdict(found)} for name, found in rows]
+        click.echo(json.dumps({"state": str(opened.folder), "bundles": bundles}))
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("id_", metavar="ID")
+@STATE
+@JSON
+def activate(name: str, id_: str, state: Path | None, as_json: bool) -> None:
+    """Let the kept bundle of NAME run whose id begins with ID (see `list`)."""
+    from edgedistill_runtime import store
+
+    _print_change(store.Store(store.state_folder(state)).activate(name, id_), as_json)
+
+
+@cli.command()
+@click.argument("name")
+@STATE
+@JSON
+def rollback(name: str, state: Path | None, as_json: bool) -> None:
+    """Let the bundle of NAME run that ran before."""
+    from edgedistill_runtime import store
+
+    _print_change(store.Store(store.state_folder(state)).rollback(name), as_json)
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("id_", metavar="[ID]", required=False)
+@STATE
+def remove(name: str, id_: str | None, state: Path | None) -> None:
+    """Remove all bundles of NAME, or only the one before, whose id begins with ID."""
+    from edgedistill_runtime import store
+
+    gone = store.Store(store.state_folder(state)).remove(name, id_)
+    _say(f"removed {len(gone)} of {name}: {', '.join(i[:12] for i in gone) or 'nothing was left'}")
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--install", "to_install", is_flag=True, help="Write it to /etc/systemd/system too.")
+@click.option(
+    "--extra-ram-mib",
+    type=click.FloatRange(min=0),
+    default=0,
+    show_default=True,
+    help="Memory over the budget, for what else runs in the service, such as a camera's command.",
+)
+def service(name: str, arguments: tuple[str, ...], to_install: bool, extra_ram_mib: float) -> None:
+    """Print a systemd unit that runs `predict NAME ARGUMENTS`, with the options of `predict`.
+
+    NAME is an installed bundle; its budget is the unit's limit of memory.
+    """
+    from edgedistill_runtime import service as services
+    from edgedistill_runtime import store
+
+    with predict.make_context("edgedistill-run predict", [name, *arguments]):
+        pass  # parsed, and not run: what predict would refuse is refused here
+    found = store.of(name)
+    budget = found.open_active(name).manifest.budget
+    if budget.peak_ram_mib is None:
+        _say("no limit of memory: the bundle has none in its budget (peak_ram_mib)")
+    unit = services.unit(name, arguments, found.folder, budget.peak_ram_mib, extra_ram_mib)
+    click.echo(unit, nl=False)
+    if to_install:
+        path = services.install(unit, name)
+        _say(f"written: {path}\nnow: systemctl daemon-reload && systemctl enable --now {path.name}")
+
+
+def _source(bundle: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    if bundle == "-":
+        return contextlib.nullcontext(sys.stdin.buffer)
+    from edgedistill_runtime.errors import BundleError
+
+    if os.path.exists(bundle) and not os.path.isfile(bundle):  # a pipe's name would block
+        raise BundleError("not a file; give the path of a bundle (model.edge)")
+    return open(bundle, "rb")
+
+
+def _print_change(change: Change, as_json: bool) -> None:
+    found = change.health
+    memory = "" if found.peak_ram_mib is None else f", {found.peak_ram_mib:.1f} MiB at its peak"
+    _say(
+        f"{change.name} version {change.active.version} ({change.active.id[:12]}) runs; golden "
+        f"outputs within {found.golden_difference:.2g} on {found.engine}{memory}"
+    )
+    if found.warning is not None:
+        _say(f"warning: {found.warning}")
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(change)))
 
 
 def _sample(m: Manifest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,9 +45,15 @@ class Prediction:
 def load(path: Path | str) -> Model:
     """Open a bundle, check every byte of it, and load its model.
 
-    Raises BundleError, EngineError (engine missing, or it refuses the model) or OSError.
+    path: a bundle's file, or the name under which one is installed: the active one of that name.
+    Raises BundleError, EngineError (engine missing, or it refuses the model), StoreError (nothing
+    of that name is installed) or OSError.
     """
-    return Model(bundle.read(path))
+    if os.sep in str(path) or str(path).endswith(".edge") or os.path.isfile(path):
+        return Model(bundle.read(path))
+    from edgedistill_runtime import store  # a start from a file does without it
+
+    return Model(store.of(str(path)).open_active(str(path)))
 
 
 class Model:
@@ -166,7 +173,9 @@ class Model:
         return difference
 
     def _prepare(self, sample: Array | str) -> Array:
-        return self._preprocess(sample)[None]
+        prepared = self._preprocess(sample)[None]
+        # ids have 64 bits, and TFLite's have 32
+        return prepared.astype(self._declared[0], copy=False) if self._is_text else prepared
 
     def _check_any_size(self, sample: Any) -> None:
         """Raises InputError if this is no image, or the model takes no other size than its own."""
@@ -194,7 +203,7 @@ class Model:
     def _check_vocabulary(self, size: int) -> None:
         """Look up the last id: a smaller table would fail in the field, at the first rare word."""
         try:
-            self._answer({self._input: np.array([[size - 1]], np.int64)})
+            self._answer({self._input: np.array([[size - 1]], self._declared[0])})
         except EngineError as error:
             raise BundleError(
                 f"the model does not answer for the last of the tokenizer's {size} ids: {error}"

@@ -512,6 +512,26 @@ def calibrate(
 
 
 @cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--key",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="An SSH key: private, or public with the private one in an agent.",
+)
+def sign(bundle: Path, key: Path) -> None:
+    """Sign BUNDLE with an SSH key, so that boards can tell whose it is.
+
+    An old signature is replaced; the bundle's id stays.  Needs ssh-keygen.
+    """
+    from edgedistill_runtime.signing import sign_bundle
+
+    opened = sign_bundle(bundle, key)
+    _say(f"{bundle}: {opened.manifest.name} version {opened.manifest.version} is signed")
+
+
+@cli.command()
 @click.argument("name", required=False)
 @JSON
 def profiles(name: str | None, as_json: bool) -> None:

@@ -60,7 +60,9 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         latency = self.latency
-        return asdict(replace(self, latency=None)) | {  # type: ignore[arg-type]
+        tables = asdict(replace(self, latency=None))  # type: ignore[arg-type]
+        del tables["latency"]
+        return tables | {
             "latency_ms": {
                 "p50": latency.p50_ms,
                 "low": latency.low_ms,

@@ -23,7 +23,7 @@ from edgedistill.progress import Progress
 from edgedistill_runtime.calibrate import FORMAT, INDEX
 from edgedistill_runtime.files import write_atomically
 
-VERSION = 1
+VERSION = 2
 """To be raised when packs or kernels become others."""
 COUNT = 720
 KERNELS = "kernels.json"
@@ -82,7 +82,9 @@ def known(folder: Path) -> dict[str, Known]:
 
 def _index(made: dict[str, Known], rows: dict[str, Pack]) -> dict[str, object]:
     weighed, timed = _for_memory(made, rows), _for_jitter(made)
-    order = most_useful_first(list(made.values()))
+    order = most_useful_first(
+        list(made.values()), [f"{p.style} {p.precision}" for p in rows.values()]
+    )
     names = list(made)
     return {
         "format": FORMAT,
@@ -102,12 +104,12 @@ def _index(made: dict[str, Known], rows: dict[str, Pack]) -> dict[str, object]:
     }
 
 
-def most_useful_first(found: Sequence[Known]) -> list[int]:
+def most_useful_first(found: Sequence[Known], kinds: Sequence[str]) -> list[int]:
     """An order in which every beginning covers classes and sizes as widely as it can.
 
     Sizes fall into cells; the next network is the one with most kernels in cells that few before
-    it had, for the time that it takes.  A slow board, where time runs out, so measures fewer and
-    better ones.
+    it had, for the time that it takes.  The first of each kind go before all others.  A slow board,
+    where time runs out, so measures fewer and better ones.
     """
     cells = [_cells(each.kernels) for each in found]
     cost = [SECONDS_A_PACK + SECONDS_A_GIGAMAC * total_macs(e.kernels) / 1e9 for e in found]
@@ -128,7 +130,8 @@ def most_useful_first(found: Sequence[Known]) -> list[int]:
         order.append(place)
         for cell in cells[place]:
             seen[cell] = seen.get(cell, 0) + 1
-    return order
+    first = {kinds[place]: place for place in reversed(order)}
+    return sorted(order, key=lambda place: first[kinds[place]] != place)
 
 
 def _cells(kernels: Sequence[Kernel]) -> set[tuple[object, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -79,11 +80,8 @@ def save(name: str, base: DeviceProfile, rates: Rates) -> Path:
         )
         for precision in PRECISIONS
     ]
-    old = DeviceProfile.load(target) if target.exists() else base
-    rows: dict[tuple[str, int, str], tuple[profiles.Rates, bytes]] = {}
-    for profile in (base, old):
-        for row in profile.rates:
-            rows[row.key()] = row, (Path(profile.path).parent / row.file).read_bytes()
+    old = [DeviceProfile.load(target)] if target.exists() else []
+    rows = {row.key(): (row, content) for each in (base, *old) for row, content in _usable(each)}
     rows |= {row.key(): (row, data) for row in new}
     files = {_file(name, row): content for row, content in rows.values()}
     tables = "\n".join(_table(name, row) for row, _ in rows.values())
@@ -92,11 +90,19 @@ def save(name: str, base: DeviceProfile, rates: Rates) -> Path:
     for file, content in files.items():
         write_atomically(folder / file, content)
     write_atomically(target, text.encode())
-    if old is not base or target.samefile(base.path):
-        for row in old.rates:
-            if row.file == _file(name, row) and row.file not in files:
-                (folder / row.file).unlink(missing_ok=True)
+    for row in (row for profile in old for row in profile.rates):
+        if row.file == _file(name, row) and row.file not in files:
+            (folder / row.file).unlink(missing_ok=True)
     return target
+
+
+def _usable(profile: DeviceProfile) -> Iterator[tuple[profiles.Rates, bytes]]:
+    """Rows whose file is there and as it was written, and what it holds."""
+    for row in profile.rates:
+        path = Path(profile.path).parent / row.file
+        content = path.read_bytes() if path.is_file() else b""
+        if rating.digest(content) == row.sha256:
+            yield row, content
 
 
 def _check_whole(name: str, text: str, rates: Rates) -> None:

@@ -16,7 +16,8 @@ LANES = 16
 """Channels that a vector kernel computes at once, at most."""
 WORKING_SET_STEPS = 2
 """Working sets are rounded up to so many steps a doubling: kernels of many networks then agree."""
-_TWO_OPERANDS = frozenset(("Add", "Mul", "QLinearAdd", "QLinearMul", "SkipLayerNormalization"))
+TWO_OPERANDS = frozenset(("Add", "Mul", "QLinearAdd", "QLinearMul", "SkipLayerNormalization"))
+_CONVOLUTIONS = frozenset(("Conv", "FusedConv", "QLinearConv"))
 _LOOKS_UP = frozenset(("Gather", "Slice"))
 _ONE_BYTE_IN = frozenset(("DequantizeLinear", "MatMulInteger", "MatMulIntegerToFloat", "QGemm"))
 _ONE_BYTE_OUT = frozenset(("DynamicQuantizeLinear", "QuantizeLinear", "QGemm"))
@@ -34,7 +35,7 @@ WORKING_SET = TREES.index("log working set")
 def kernel_class(kernel: Kernel) -> str:
     """Kernels of one class are the same code."""
     op = kernel.op
-    if "Conv" in op:
+    if op in _CONVOLUTIONS:
         kind = "pointwise"
         if kernel.depthwise:
             kind = "depthwise"
@@ -45,6 +46,8 @@ def kernel_class(kernel: Kernel) -> str:
         return "Gemm"
     if op in ("MatMul", "FusedMatMul"):
         return "MatMul" if kernel.weights else "MatMul of activations"
+    if kernel.broadcast:
+        return f"{op} by channel"
     return f"{op} of bytes" if kernel.element_bytes == 1 else op
 
 
@@ -71,7 +74,7 @@ def moved_bytes(kernel: Kernel) -> tuple[int, int]:
     inside, outside = math.prod(kernel.input), math.prod(kernel.output)
     if op in _LOOKS_UP or "Concat" in op:
         inside = outside
-    elif op in _TWO_OPERANDS and not kernel.biases and not kernel.weights:
+    elif op in TWO_OPERANDS and not (kernel.biases or kernel.weights or kernel.broadcast):
         inside *= 2
     elif op in ("MatMul", "FusedMatMul") and not kernel.weights:
         inside += math.prod(kernel.output[:-2]) * kernel.input[-1] * kernel.output[-1]
@@ -86,7 +89,7 @@ def working_set(kernels: Sequence[Kernel]) -> float:
 
     All weights, and the largest input and output of a kernel.
     """
-    total = sum(map(stored_bytes, kernels)) + max(sum(moved_bytes(k)) for k in kernels)
+    total = sum(map(stored_bytes, kernels)) + max((sum(moved_bytes(k)) for k in kernels), default=0)
     steps = math.ceil(WORKING_SET_STEPS * math.log2(max(1, total)) - 1e-9)
     return float(2 ** (steps / WORKING_SET_STEPS))
 

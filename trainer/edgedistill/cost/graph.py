@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgedistill.cost.features import TWO_OPERANDS
 from edgedistill.cost.kernels import Kernel
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _kernel(
         return sum(math.prod(shapes[name]) for name in names if name in constants)
 
     weights = elements([weight_at] if weight_at is not None else [])
+    computed = [math.prod(shapes[n]) for n in node.input if n in bytes_of]
     conv = "Conv" in node.op_type
     group = next((a.i for a in node.attribute if a.name == "group"), 1)
     window = next((a.ints for a in node.attribute if a.name == "kernel_shape"), data[2:])
@@ -138,4 +140,5 @@ def _kernel(
         depthwise=conv and group > 1 and group == data[1],
         element_bytes=bytes_of[node.output[0]] if node.op_type in _ANY_TYPE else 4,
         taps=math.prod(window) if "Pool" in node.op_type else 0,
+        broadcast=node.op_type in TWO_OPERANDS and len(set(computed)) > 1,
     )

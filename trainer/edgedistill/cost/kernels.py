@@ -44,6 +44,8 @@ class Kernel:
     """Of what it reads and writes, where its name leaves that open: a MaxPool of uint8 has 1."""
     taps: int = 0
     """Elements that a pooling window has."""
+    broadcast: bool = False
+    """Of two operands, one is smaller, and used again and again."""
 
 
 def conv(

@@ -18,6 +18,8 @@ FLOAT64 = 2
 CHARACTERS_A_TOKEN = 4.5
 CAMERA = (480, 640)
 """Height and width that an image of any size is taken to have."""
+_LIKE = {"crop": "resize"}
+"""Steps that are not measured, and a dearer one that is."""
 Shape = tuple[int, ...]
 Step = Mapping[str, Any]
 
@@ -60,13 +62,13 @@ def time_us(
     characters: int,
     rates: Mapping[str, tuple[float, ...]],
 ) -> float:
-    """Microseconds of all steps for one sample; of those that were not measured, nothing."""
+    """Microseconds of all steps for one sample; nothing for one like no step that was measured."""
     total, shape = 0.0, sample
     if shape[:2] == (-1, -1):
         shape = (*CAMERA, *shape[2:])
     for step in steps:
         work, shape = _work(step, shape, characters)
-        coefficients = rates.get(step["op"])
+        coefficients = rates.get(step["op"]) or rates.get(_LIKE.get(step["op"], ""))
         if coefficients:
             total += sum(c * w for c, w in zip(coefficients, (1.0, *work), strict=True))
     return total

@@ -7,9 +7,11 @@ it; docs/cost-model.md has the method and how good it is.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +37,7 @@ UNSEEN_FACTOR = 4.0
 """How far off a kernel of a class that was never measured may be, to either side."""
 
 Size = Annotated[float, Meta(ge=0)]
+Sizes = Annotated[tuple[Size, ...], Meta(min_length=14, max_length=14)]
 
 
 class ClassRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,8 +45,8 @@ class ClassRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     coefficients: tuple[Size, Size, Size, Size, Size]
     """Microseconds for each of `features.LINEAR`."""
-    least: tuple[float, ...]
-    most: tuple[float, ...]
+    least: Sizes
+    most: Sizes
     """Range of `features.sizes` in what was measured."""
     kernels: Annotated[int, Meta(ge=1)]
     trees: str = ""
@@ -75,7 +78,7 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Factor from a prediction to its bound: 95 % split-conformal, over networks left out."""
     jitter: dict[str, Annotated[float, Meta(ge=1)]]
     """p50, p95 and p99 of a call over its least time, on the calibrated board."""
-    steps: dict[str, tuple[Size, ...]]
+    steps: dict[str, Annotated[tuple[Size, ...], Meta(min_length=3, max_length=3)]]
     """Preprocessing: microseconds a call, and for each unit of its work; see `preprocessing`."""
     memory: dict[str, Any]
     """See `memory.MemoryRates`; empty where too few processes were measured."""
@@ -128,17 +131,36 @@ def load(path: Path, sha256: str) -> Rates:
             f"{path}: rates of format {rates.format}, and this version reads {FORMAT}; calibrate "
             "again"
         )
-    missing = {c.trees for c in rates.classes.values() if c.trees} - rates.trees.keys()
-    if missing:
-        raise SettingsError(f"{path}: lacks the trees {sorted(missing)[0]!r}; calibrate again")
+    for problem in _problems(rates):
+        raise SettingsError(f"{path}: {problem}; calibrate again")
     return rates
+
+
+def _problems(rates: Rates) -> Iterator[str]:
+    """What types alone do not say."""
+    for name in sorted({c.trees for c in rates.classes.values() if c.trees} - rates.trees.keys()):
+        yield f"lacks the trees {name!r}"
+    if "50" not in rates.jitter:
+        yield "lacks the jitter of p50"
+    if len(rates.cold_start_ms) not in (0, 3):
+        yield f"cold_start_ms has {len(rates.cold_start_ms)} numbers, and not 3"
+    try:
+        for name, booster in rates.boosters.items():
+            if booster.num_feature() != len(features.TREES):
+                yield f"the trees {name!r} are of other features"
+    except ValueError as error:
+        yield str(error)
 
 
 @functools.lru_cache(maxsize=8)
 def _boosters(trees: tuple[tuple[str, str], ...]) -> dict[str, lightgbm.Booster]:
     import lightgbm
 
-    return {name: lightgbm.Booster(model_str=text) for name, text in trees}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it raises
+            return {name: lightgbm.Booster(model_str=text) for name, text in trees}
+    except lightgbm.basic.LightGBMError as error:
+        raise ValueError(f"its trees cannot be read ({error})") from error
 
 
 def price(networks: Sequence[Sequence[Kernel]], rates: Rates) -> list[Priced]:
@@ -161,7 +183,7 @@ def price(networks: Sequence[Sequence[Kernel]], rates: Rates) -> list[Priced]:
     sets = np.array([around for _, _, around in rows])
     times, doubt = _times_us(names, x, sets, rates)
     return [
-        _network(kernels, np.array(mine), times, doubt, names, rates)
+        _network(kernels, np.array(mine, int), times, doubt, names, rates)
         for kernels, mine in zip(networks, places, strict=True)
     ]
 

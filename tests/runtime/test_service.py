@@ -1,0 +1,160 @@
+"""The systemd unit: what it runs, what it may, and the words a service says to systemd."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from edgedistill_runtime import service
+from edgedistill_runtime.errors import EdgeDistillError
+
+
+@pytest.fixture
+def installed(run, edge, tmp_path, monkeypatch):
+    """A state folder with the small bundle in it, under its name "tiny"."""
+    monkeypatch.setenv("EDGEDISTILL_STATE", str(tmp_path / "state"))
+    assert run("install", edge).code == 0
+    return tmp_path / "state"
+
+
+def settings(text):
+    lines = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    return {line.split("=", 1)[0]: line.split("=", 1)[1] for line in lines}
+
+
+def test_the_unit_runs_predict_on_the_installed_bundle(run, installed):
+    said = run("service", "tiny", "-")
+    assert (said.code, said.err) == (0, "")
+    found = settings(said.out)
+    command = [sys.executable, "-m", "edgedistill_runtime", "predict", "tiny", "-"]
+    assert shlex.split(found["ExecStart"]) == command
+    assert found["Environment"] == f"EDGEDISTILL_STATE={installed}"
+    assert (found["Type"], found["WatchdogSec"]) == ("notify", "30")
+
+
+def test_the_budget_is_the_limit_of_memory(run, installed):
+    assert settings(run("service", "tiny", "-").out)["MemoryMax"] == str(4096 * 2**20)
+    more = run("service", "tiny", "-", "--extra-ram-mib", "4")
+    assert settings(more.out)["MemoryMax"] == str(4100 * 2**20)
+    assert "MemoryMax" not in service.unit("tiny", ["-"], installed, None)
+
+
+def test_what_predict_refuses_is_refused_before_there_is_a_unit(run, installed):
+    said = run("service", "tiny", "-", "--frobnicate")
+    assert (said.code, said.out) == (2, "")
+    assert "--frobnicate" in said.sentence()
+
+
+def test_a_bundle_that_is_not_installed_has_no_unit(run, installed):
+    said = run("service", "tinny", "-")
+    assert (said.code, said.out) == (2, "")
+    assert "did you mean 'tiny'?" in said.sentence()
+
+
+def test_camera_and_microphone_are_reachable_and_the_network_is_not(installed):
+    text = service.unit("tiny", ["-"], installed, 64)
+    for device in ("char-video4linux", "char-media", "char-alsa"):
+        assert f"DeviceAllow={device} rw\n" in text
+    assert "PrivateDevices" not in text
+    found = settings(text)
+    assert "AF_INET" not in found["RestrictAddressFamilies"]
+    assert found["CapabilityBoundingSet"] == ""
+    assert found["ProtectSystem"] == "strict"
+
+
+def test_code_may_be_made_only_by_a_sources_command(installed):
+    assert "MemoryDenyWriteExecute=yes" in service.unit("tiny", ["-"], installed, 64)
+    with_source = service.unit("tiny", ["--source-cmd", "arecord"], installed, 64)
+    assert "MemoryDenyWriteExecute" not in with_source
+
+
+def test_what_systemd_would_read_into_a_word_stays_a_word(installed):
+    words = ['a "b" $HOME %h \\ c', "d;e", ";"]
+    line = settings(service.unit("tiny", words, installed, 64))["ExecStart"]
+    assert line.endswith(' "a \\"b\\" $$HOME %%h \\\\ c" "d;e" ";"')
+    with pytest.raises(EdgeDistillError, match="control characters"):
+        service.unit("tiny", ["a\nExecStartPre=/bin/true"], installed, 64)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
+def test_systemd_finds_nothing_wrong_with_the_unit(installed, tmp_path):
+    path = tmp_path / "edgedistill-tiny.service"
+    text = service.unit("tiny", ["--source-cmd", "arecord -t 'raw' | cat"], installed, 64)
+    path.write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", path], capture_output=True, text=True, check=False
+    )
+    complaints = [line for line in done.stderr.splitlines() if path.name in line]
+    assert complaints == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs units")
+def test_install_writes_what_was_printed(run, installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "UNITS", tmp_path)
+    for _ in range(2):  # our own unit is replaced
+        said = run("service", "tiny", "-", "--install")
+        assert said.code == 0
+        path = tmp_path / "edgedistill-tiny.service"
+        assert path.read_text(encoding="utf-8") == said.out
+        assert "systemctl daemon-reload" in said.err
+    path.write_text("[Unit]\n", encoding="utf-8")
+    said = run("service", "tiny", "-", "--install")
+    assert said.code == 2
+    assert "was not written by" in said.sentence()
+    assert path.read_text(encoding="utf-8") == "[Unit]\n"
+
+
+def test_install_is_roots(run, installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "UNITS", tmp_path)
+    monkeypatch.setattr(service.os, "geteuid", lambda: 1000)
+    said = run("service", "tiny", "-", "--install")
+    assert said.code == 2
+    assert "only root may write" in said.sentence()
+    assert not list(tmp_path.glob("*.service"))
+
+
+@pytest.mark.parametrize("kind", ["file", "abstract"])
+def test_systemd_hears_what_is_said(tmp_path, monkeypatch, kind):
+    address = str(tmp_path / "s") if kind == "file" else f"@edgedistill-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(address.replace("@", "\0", 1) if kind == "abstract" else address)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        assert service.notify("READY=1")
+        assert listener.recv(100) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", [None, "", "relative", "/nobody/listens"])
+def test_nobody_has_to_listen(monkeypatch, address):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if address is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    assert not service.notify("READY=1")
+
+
+def _told(path, seconds):
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(path))
+    listener.settimeout(seconds)
+    return listener
+
+
+def test_a_service_tells_that_it_is_ready_and_ends_cleanly_on_sigterm(tmp_path, edge):
+    with _told(tmp_path / "notify", 60) as listener:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "edgedistill_runtime", "predict", str(edge), "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        assert listener.recv(64) == b"READY=1"
+        service.send_signal(signal.SIGTERM)
+        service.communicate(timeout=60)
+        assert service.returncode == 0
+        assert listener.recv(64) == b"STOPPING=1"
