@@ -23,7 +23,7 @@ from edgedistill.progress import Progress
 from edgedistill_runtime.calibrate import FORMAT, INDEX
 from edgedistill_runtime.files import write_atomically
 
-VERSION = 2
+VERSION = 3
 """To be raised when packs or kernels become others."""
 COUNT = 720
 KERNELS = "kernels.json"

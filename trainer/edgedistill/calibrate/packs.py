@@ -100,7 +100,7 @@ def _image(dice: _Dice, most: int = 224) -> tuple[Graph, Value]:
         stride = 2 if side > 48 else dice.of(1, 2)
         act = dice.word("relu", "relu6", "hardswish", "silu", "none")
         x = graph.conv(start, dice.width(4, 64), kernel, stride, act=act)
-        if dice.chance(0.3) and side > 32:
+        if dice.chance(0.5) and side > 32:
             x = graph.pool(x, "MaxPool", *((3, 2, 1) if dice.chance(0.7) else (2, 2, 0)))
         return graph, x
     # the further down, the smaller and wider
@@ -185,8 +185,8 @@ def _residual(dice: _Dice, graph: Graph, x: Value, channels: int, stride: int) -
 
 
 def _fire(dice: _Dice, graph: Graph, x: Value, channels: int, stride: int) -> Value:
-    if stride == 2:
-        x = graph.pool(x, "MaxPool", 3, 2, dice.of(0, 1))
+    if stride == 2 or dice.chance(0.2):
+        x = graph.pool(x, "MaxPool", 3, 2, dice.of(0, 1)) if min(x.shape[2:]) > 4 else x
     narrow = max(4, channels // dice.of(4, 8) // 4 * 4)
     x = graph.conv(x, narrow, 1)
     half = max(4, channels // 2)

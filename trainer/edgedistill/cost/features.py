@@ -41,7 +41,8 @@ def kernel_class(kernel: Kernel) -> str:
             kind = "depthwise"
         elif kernel.weights > kernel.output[1] * kernel.input[1]:
             kind = "dense"
-        return f"{'int8' if op.startswith('Q') else 'float32'} {kind} convolution"
+        along = " along a row" if kind != "pointwise" and _is_row(kernel) else ""
+        return f"{'int8' if op.startswith('Q') else 'float32'} {kind} convolution{along}"
     if op in ("Gemm", "FusedGemm"):
         return "Gemm"
     if op in ("MatMul", "FusedMatMul"):
@@ -49,6 +50,11 @@ def kernel_class(kernel: Kernel) -> str:
     if kernel.broadcast:
         return f"{op} by channel"
     return f"{op} of bytes" if kernel.element_bytes == 1 else op
+
+
+def _is_row(kernel: Kernel) -> bool:
+    """Sequences have a height of one, and windows of 1×k."""
+    return len(kernel.output) == 4 and kernel.output[2] == 1 < kernel.output[3]
 
 
 def tree_group(name: str) -> str:
