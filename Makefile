@@ -16,7 +16,7 @@ demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prov
 
 test: lint types .venv/installed ## everything but boards
 	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --kills $(KILLS)
-	.venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
+	.venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime -m "not slow"
 
 check: lint types ## the fast inner loop
 	.venv/bin/python -m pytest -n $(JOBS) --ignore tests/hil -m "not slow and not end_to_end" -q
@@ -54,9 +54,9 @@ hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
 .venv/installed: pyproject.toml runtime/pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
 	# the runtime first: pip 23 does not find the version that the host pins otherwise
-	.venv/bin/python $(PIP) -e 'runtime[onnx,image,text]' -e '.[dev,datasets,tensorboard]'
+	.venv/bin/python $(PIP) -e 'runtime[onnx,image,text,tflite]' -e '.[dev,datasets,tensorboard,tflite]'
 	$(PYTHON) -m venv .venv-runtime
-	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx,text]' pytest pytest-xdist
+	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx,text,tflite]' pytest pytest-xdist
 	touch $@
 
 clean:

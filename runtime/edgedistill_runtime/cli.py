@@ -54,29 +54,76 @@ def cli() -> None:
 @click.option("--peak-ram-mib", type=float, help="Override the limit of the process's peak memory.")
 @click.option("--size-mib", type=float, help="Override the limit of the bundle's size.")
 @click.option("--cold-start-ms", type=float, help="Limit from process start to the first result.")
+@click.option("--energy-mj", type=float, help="Limit of an inference, over the idle board's.")
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(min=0.1, max=86_400),
     default=30,
     show_default=True,
     help="Most time spent on the latency runs.",
 )
+@click.option(
+    "--sustained",
+    "sustained_minutes",
+    type=click.FloatRange(min=0, max=1440),
+    default=0,
+    metavar="MINUTES",
+    help="Load the board for so long first: the figure of a warm board.",
+)
+@click.option(
+    "--rate",
+    "rate_hz",
+    type=click.FloatRange(min=0.01, max=10_000),
+    metavar="HZ",
+    help="Calls a second.  [default: one after the other]",
+)
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what was promised and measured to this file.",
+)
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Sign the certificate with this SSH key.",
+)
 @JSON
-def bench(bundle: Path, max_seconds: float, as_json: bool, **overrides: float | None) -> None:
+def bench(
+    bundle: Path,
+    energy_mj: float | None,
+    max_seconds: float,
+    sustained_minutes: float,
+    rate_hz: float | None,
+    certificate: Path | None,
+    key: Path | None,
+    as_json: bool,
+    **overrides: float | None,
+) -> None:
     """Measure a bundle on this machine against its budget.
 
-    Golden outputs must agree first.  Then latency, memory and cold start, each in its own process.
-    Exit 0 PASS, 1 FAIL, 3 INCONCLUSIVE or INVALID.
+    Golden outputs must agree first.  Then latency, memory, cold start and energy, each in processes
+    of its own.  Exit 0 PASS, 1 FAIL, 3 INCONCLUSIVE or INVALID.
     """
+    from edgedistill_runtime.bench import Settings
     from edgedistill_runtime.bench import bench as measure
 
-    for name, value in overrides.items():
+    for name, value in {**overrides, "energy_mj": energy_mj}.items():
         if value is not None and not 0 < value < math.inf:
             raise click.BadParameter(
                 "a limit must be over 0", param_hint=f"--{name.replace('_', '-')}"
             )
-    result = measure(bundle, overrides, max_seconds)
+    if key is not None and certificate is None:
+        raise click.UsageError("--key signs a certificate; give --certificate FILE too")
+    if certificate is not None:
+        from edgedistill_runtime import certificate as certificates
+
+        certificates.refuse_other_files(certificate)
+    how = Settings(max_seconds, sustained_minutes, rate_hz, energy_mj)
+    result = measure(bundle, overrides, settings=how)
     _print_bench(result)
+    if certificate is not None:
+        certificates.write(certificate, result, key)
+        _say(f"wrote {certificate}{' and its signature' if key else ''}")
     if as_json:
         click.echo(result.to_json())
     sys.exit(result.exit_code)
@@ -201,11 +248,32 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 @cli.command()
 @BUNDLE
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Check too that this certificate of `bench` is this bundle's, and its signature.",
+)
+@click.option(
+    "--signers",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Who may have signed it (an OpenSSH allowed_signers file).  [default: those pinned here]",
+)
 @JSON
-def verify(bundle: Path, as_json: bool) -> None:
+def verify(bundle: Path, certificate: Path | None, signers: Path | None, as_json: bool) -> None:
     """Check a bundle's files, its model, and its golden outputs on this machine."""
     from edgedistill_runtime.model import load
 
+    if signers is not None and certificate is None:
+        raise click.UsageError("--signers is about a certificate; give --certificate FILE too")
+    certified = None
+    if certificate is not None:
+        from edgedistill_runtime import bundle as bundles
+        from edgedistill_runtime.certificate import check, signature_path
+        from edgedistill_runtime.store import pinned_signers
+
+        if signers is None and signature_path(certificate).exists():
+            signers = pinned_signers()
+        certified = check(certificate, bundles.read(bundle).id, signers)
     model = load(bundle)
     difference = model.check_golden()
     m = model.manifest
@@ -214,8 +282,38 @@ def verify(bundle: Path, as_json: bool) -> None:
         f"outputs within {difference:.2g} (at most {m.golden.atol:.2g}) "
         f"on {model.engine} {model.engine_version}"
     )
+    row: dict[str, Any] = {"id": model.bundle_id, "golden_difference": difference}
+    if certified is not None:
+        by = f"signed by {certified.signer}" if certified.signer else "not signed"
+        _say(
+            f"certificate of {certified.date}: {certified.verdict}, {certified.standing} on "
+            f"{certified.board or 'an unnamed board'}; {by}"
+        )
+        row["certificate"] = dataclasses.asdict(certified)
     if as_json:
-        click.echo(json.dumps({"id": model.bundle_id, "golden_difference": difference}))
+        click.echo(json.dumps(row))
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@JSON
+def doctor(bundle: Path | None, as_json: bool) -> None:
+    """Whether this board can run bundles, or this BUNDLE, and what to do where it cannot.
+
+    Exit 2 if something keeps it from running.
+    """
+    from edgedistill_runtime import doctor as doctors
+
+    findings = doctors.examine(bundle)
+    for finding in findings:
+        advice = f"; {finding.advice}" if finding.advice else ""
+        _say(f"{finding.level:8} {finding.name:12} {finding.found}{advice}")
+    code = doctors.exit_code(findings)
+    _say("\nit cannot run here" if code else "\nnothing keeps it from running here")
+    if as_json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        click.echo(json.dumps({"runs": not code, "findings": rows}))
+    sys.exit(code)
 
 
 @cli.command()
@@ -421,11 +519,23 @@ def _print_bench(result: BenchResult) -> None:
     _say(
         f"golden   outputs agree within {result.golden_difference:.2g} ({result.engine})\n"
         f"latency  p50 {timing['p50']:.4f}  p95 {timing['p95']:.4f}  p99 {timing['p99']:.4f} ms  "
-        f"({timing['runs']} runs after {timing['warm_up_runs']} to warm up)\n"
-        f"board    {result.board or 'unknown'}{' (emulated)' if result.emulated else ''}, "
-        f"budget of {result.profile}\n"
+        f"({timing['runs']} runs after {timing['warm_up_runs']} to warm up, worth "
+        f"{timing['effective_runs']:g}, in {len(timing['processes'])} processes)\n"
+        f"memory   {result.peak_ram_mib:.1f} MiB at its peak"
     )
-    _say(f"{'budget':<18}{'limit':>10}{'value':>10}  {'standing':<19}ok")
+    energy = result.energy_mj
+    if energy is not None and energy["meter"] is not None:
+        _say(
+            f"energy   {energy['net']:.4g} mJ over idle, {energy['gross']:.4g} mJ in all "
+            f"({energy['meter']})"
+        )
+    _say(
+        f"board    {result.board or 'unknown'}{' (emulated)' if result.emulated else ''}, "
+        f"budget of {result.profile}"
+    )
+    for note in result.notes:
+        _say(f"note     {note}")
+    _say(f"\n{'budget':<18}{'limit':>10}{'value':>10}  {'standing':<19}ok")
     for line in result.budget:
         ok = {True: "yes", False: "NO", None: "?"}[line.ok]
         value = "-" if line.value is None else f"{line.value:.4g}"

@@ -486,10 +486,11 @@ def _check_text(m: Manifest) -> None:
             f"the manifest's texts are {sample.dtype[:64]!r} of shape {list(sample.shape)}, "
             "not 'text' of shape []"
         )
-    if (tensor.dtype, tensor.shape) != ("int64", (1, -1)):
+    ids = "int32" if m.backend.name == "tflite" else "int64"
+    if (tensor.dtype, tensor.shape) != (ids, (1, -1)):
         raise BundleError(
             f"the manifest's input {tensor.name!r} is {tensor.dtype[:64]} {list(tensor.shape)}; "
-            "token ids are int64 [1, -1]"
+            f"token ids are {ids} [1, -1]"
         )
     if [step.get("op") for step in m.preprocess] != ["tokenize"]:
         raise BundleError(

@@ -70,6 +70,8 @@ class Model:
             opened.files[self.manifest.model], self.manifest.backend
         )
         self.engine, self.engine_version = self._session.engine, self._session.version
+        self.xnnpack: bool | None = getattr(self._session, "xnnpack", None)
+        """Whether TFLite's engine runs operators in XNNPACK; None: another engine, or not told."""
         _same("inputs", self._session.inputs, self.manifest.inputs)
         _same("outputs", self._session.outputs, self.manifest.outputs)
         sample, declared = self.manifest.sample, self.manifest.inputs[0]

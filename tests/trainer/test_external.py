@@ -390,8 +390,8 @@ def test_files_that_are_no_model_are_refused(refusal):
     Path("net.tflite").write_bytes(b"TFL3")
     Path("net.pt").write_bytes(b"PK")
     Path("noise.onnx").write_bytes(b"no model at all")
-    assert "TFLite models come with TFLite support, which is not yet in" in refusal("net.tflite")
-    assert "not an .onnx file; export the model first" in refusal("net.pt")
+    assert "net.tflite: the model is not a TFLite file" in refusal("net.tflite")
+    assert "not an .onnx or .tflite file; export the model first" in refusal("net.pt")
     assert "noise.onnx: not a" in refusal("noise.onnx")
     assert "missing.onnx: cannot be read (No such file or directory)" in refusal("missing.onnx")
 

@@ -368,7 +368,7 @@ def pack(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make a bundle of MODEL, an .onnx file that was trained elsewhere.
+    """Make a bundle of MODEL, an .onnx or .tflite file that was trained elsewhere.
 
     The model gets preprocessing, golden samples and a budget, and is judged by what is predicted
     for the board (docs/packing-your-own-model.md).

@@ -15,7 +15,7 @@ import edgedistill_runtime.manifest as contract
 from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.samples import Samples
 from edgedistill_runtime import arrays, bundle, texts
-from edgedistill_runtime.backends.onnx import open_session
+from edgedistill_runtime.backends import opener
 
 GOLDEN_SAMPLES = 20
 OVERHEAD_BYTES = 4096
@@ -49,13 +49,14 @@ class Contents:
 
 def pack(path: Path, contents: Contents, profile: DeviceProfile, choice: Choice) -> str:
     """Write the bundle atomically.  Returns its id."""
-    session = open_session(contents.model, contents.backend)
+    session = opener(contents.backend.name)(contents.model, contents.backend)
+    model = f"model.{contents.backend.name}"
     if contents.sample.kind == "text":
         golden, encoded = "golden_inputs.json", texts.encode(contents.golden_inputs.tolist())
     else:
         golden, encoded = "golden_inputs.npy", arrays.encode(contents.golden_inputs)
     files = {
-        "model.onnx": contents.model,
+        model: contents.model,
         **contents.files,
         golden: encoded,
         "golden_outputs.npy": arrays.encode(contents.golden_outputs),
@@ -66,7 +67,7 @@ def pack(path: Path, contents: Contents, profile: DeviceProfile, choice: Choice)
         version=contents.version,
         task=contents.task,
         backend=contents.backend,
-        model="model.onnx",
+        model=model,
         files=tuple(
             contract.File(name, len(data), hashlib.sha256(data).hexdigest())
             for name, data in files.items()

@@ -32,7 +32,10 @@ class Session(Protocol):
 
 
 Opener = Callable[[bytes, Backend], Session]
-BACKENDS = {"onnx": "edgedistill_runtime.backends.onnx:open_session"}
+BACKENDS = {
+    "onnx": "edgedistill_runtime.backends.onnx:open_session",
+    "tflite": "edgedistill_runtime.backends.tflite:open_session",
+}
 
 
 def opener(name: str) -> Opener:

@@ -24,6 +24,7 @@ from edgedistill import report, verify
 from edgedistill.budget import Limit
 from edgedistill.cache import digest
 from edgedistill.cost import memory
+from edgedistill.cost import tflite as tflite_cost
 from edgedistill.cost.board import Around, price
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import Kernel, total_macs, total_parameters, weight_bytes
@@ -33,6 +34,7 @@ from edgedistill.errors import DataError, ExportError, SettingsError, unknown
 from edgedistill.external import network as networks
 from edgedistill.external import samples as test_split
 from edgedistill.external import steps as preprocessings
+from edgedistill.external import tflite
 from edgedistill.external.network import Network
 from edgedistill.external.samples import Samples
 from edgedistill.external.steps import Steps
@@ -40,7 +42,7 @@ from edgedistill.profiles import Choice, DeviceProfile
 from edgedistill.provenance import versions
 from edgedistill.recipe import Recipe
 from edgedistill.report import FitResult
-from edgedistill_runtime.backends.onnx import OnnxSession
+from edgedistill_runtime.backends import opener
 from edgedistill_runtime.errors import BundleError
 from edgedistill_runtime.files import write_atomically
 from edgedistill_runtime.metrics import METRICS
@@ -51,7 +53,8 @@ __all__ = ["TASKS", "Order", "pack"]
 TASKS = tuple(f"{kind}-classification" for kind in test_split.KINDS)
 PRICED_QUANTILE = 0.95
 """Latency is priced at the length that so many of the texts do not exceed, as in `fit`."""
-_VERSIONS = ("python", "edgedistill", "edgedistill-runtime", "numpy", "onnx", "onnxruntime")
+_VERSIONS = ("python", "edgedistill", "edgedistill-runtime", "numpy")
+_FORMATS = {"onnx": "ONNX", "tflite": "TFLite"}
 
 Array = NDArray[Any]
 
@@ -105,9 +108,9 @@ def pack(order: Order) -> FitResult:
     if order.out.resolve() == order.model.resolve():
         raise SettingsError(f"{order.out}: is the model itself; write the bundle to another file")
     kind = recipe.task.removesuffix("-classification")
-    board = _board(recipe)
+    board = _board(recipe, "tflite" if order.model.suffix.lower() == ".tflite" else "onnx")
     labels = networks.read_labels(order.labels)
-    network = networks.read(order.model, kind, len(labels), recipe.max_length, board.backend)
+    network = _network(order, kind, len(labels), board)
     files = preprocessings.files(kind, order.tokenizer)
     if order.preprocess:
         steps = preprocessings.read(Path(order.preprocess), kind, order.mean, order.std)
@@ -142,26 +145,32 @@ def pack(order: Order) -> FitResult:
             costs.peak_ram_mib,
         ),
         accuracy=contract.Accuracy(metric, value, None, len(samples.y)),
-        provenance=_provenance(order, labels, samples),
+        provenance=_provenance(order, labels, samples, board.backend.name),
     )
     bundle_id = _write(order.out, contents, board)
     return _result(order, bundle_id, contents, costs, samples)
 
 
-def _board(recipe: Recipe) -> _Board:
+def _board(recipe: Recipe, backend: str) -> _Board:
     profile = DeviceProfile.load(recipe.profile)
-    engine = profile.engine("onnx")
+    engine = profile.engine(backend)
     if engine is None:
         raise SettingsError(
-            f"{profile.name} has no engine for ONNX bundles; choose another profile "
+            f"{profile.name} has no engine for {_FORMATS[backend]} bundles; choose another profile "
             f"({' '.join(profile.why_no_engine().split())})"
         )
-    return _Board(profile, engine, contract.Backend("onnx", threads=profile.budget.threads))
+    return _Board(profile, engine, contract.Backend(backend, threads=profile.budget.threads))
+
+
+def _network(order: Order, kind: str, classes: int, board: _Board) -> Network:
+    if board.backend.name == "tflite":
+        return tflite.read(order.model, kind, classes, board.engine, board.backend)
+    return networks.read(order.model, kind, classes, order.recipe.max_length, board.backend)
 
 
 def _logits(network: Network, inputs: Sequence[Array], backend: contract.Backend) -> Array:
     """-> (n, classes)"""
-    session = OnnxSession(network.model, backend)
+    session = opener(backend.name)(network.model, backend)
     logits = np.concatenate([session.run({network.input.name: each})[0] for each in inputs])
     strange = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(strange):
@@ -185,7 +194,11 @@ def _costs(
     network: Network, inputs: Sequence[Array], steps: Steps, samples: Samples, board: _Board
 ) -> _Costs:
     length = ceil(np.quantile([each.shape[-1] for each in inputs], PRICED_QUANTILE))
-    kernels = networks.priced(kernels_of(network.model, length))
+    if board.backend.name == "tflite":
+        found = tflite_cost.kernels_of(network.model)
+    else:
+        found = kernels_of(network.model, length)
+    kernels = networks.priced(found)
     threads = board.backend.threads
     characters = round(length * CHARACTERS_A_TOKEN) if samples.sample.kind == "text" else 0
     around = Around(steps, samples.sample.shape, characters)
@@ -198,16 +211,20 @@ def _costs(
         network.precision,
         threads,
         around,
+        engine=board.engine.name,
         extra_mib=others / memory.MIB,
     )
     return _Costs(kernels, cost.latency, cost.peak_ram_bound_mib)
 
 
-def _provenance(order: Order, labels: tuple[str, ...], samples: Samples) -> dict[str, Any]:
+def _provenance(
+    order: Order, labels: tuple[str, ...], samples: Samples, backend: str
+) -> dict[str, Any]:
     found, x = versions(), samples.x
+    names = (*_VERSIONS, "onnx", "onnxruntime") if backend == "onnx" else _VERSIONS
     plain = x.tolist() if x.dtype == object else np.ascontiguousarray(x).tobytes()
     return {
-        "versions": {name: found[name] for name in _VERSIONS},
+        "versions": {name: found[name] for name in names},
         "seed": order.recipe.seed,
         "model": hashlib.sha256(order.model.read_bytes()).hexdigest(),
         "data": digest(list(labels), plain, samples.y.tobytes()),

@@ -122,15 +122,10 @@ def priced(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
 
 
 def _read_onnx(path: Path) -> onnx.ModelProto:
-    if path.suffix.lower() == ".tflite":
-        raise SettingsError(
-            f"{path}: TFLite models come with TFLite support, which is not yet in this version; "
-            "give the model as .onnx"
-        )
     if path.suffix.lower() != ".onnx":
         raise SettingsError(
-            f"{path}: not an .onnx file; export the model first, with torch.onnx.export or the "
-            "exporter of its framework"
+            f"{path}: not an .onnx or .tflite file; export the model first, with "
+            "torch.onnx.export or the exporter of its framework"
         )
     content = files.read_bytes(path)
     try:
