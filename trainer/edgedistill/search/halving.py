@@ -144,7 +144,7 @@ class _Worker:
         self.storage, self.news = storage, news
 
     def run(self) -> None:
-        from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+        from optuna.exceptions import ExperimentalWarning
         from optuna.storages import fail_stale_trials
         from optuna.trial import TrialState
 
@@ -156,10 +156,7 @@ class _Worker:
         while True:
             states = [t.state for t in self._trials()]
             if TrialState.WAITING in states:
-                try:
-                    self.study.optimize(self._objective, n_trials=1, catch=(TrainingError,))
-                except UpdateFinishedTrialError:  # others took this worker to be gone
-                    continue
+                self._next()
             elif TrialState.RUNNING in states:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
@@ -175,6 +172,19 @@ class _Worker:
                 time.sleep(self.storage.poll_s)
             else:
                 return
+
+    def _next(self) -> None:
+        """Take one waiting trial.  Another worker may end it first: it took the same one at once, or
+        took this worker to be gone."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self.study.optimize(self._objective, n_trials=1, catch=(TrainingError,))
+        except UpdateFinishedTrialError:
+            pass
+        except ValueError as error:
+            if not str(error).startswith("Cannot tell"):
+                raise
 
     def _objective(self, trial: optuna.Trial) -> float:
         import optuna
