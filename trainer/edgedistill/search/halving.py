@@ -174,8 +174,10 @@ class _Worker:
                 return
 
     def _next(self) -> None:
-        """Take one waiting trial.  Another worker may end it first: it took the same one at once, or
-        took this worker to be gone."""
+        """Take one waiting trial.
+
+        Another worker may end it first: it took the same one, or took this worker to be gone.
+        """
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
