@@ -20,7 +20,7 @@ from typing import Any
 from edgedistill_runtime import __version__, bundle, engines, telemetry
 from edgedistill_runtime.manifest import Board, Budget, Predicted
 from edgedistill_runtime.telemetry import Watch, Watched
-from edgedistill_runtime.verdict import Plan, decide, effective_runs, quantile
+from edgedistill_runtime.verdict import Plan, decide, effective_runs, far_off, quantile
 
 EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 3}
 LEAST_CLOCK = 0.98
@@ -188,6 +188,8 @@ def _latency(path: Path, budget: Budget, how: Settings) -> tuple[dict[str, Any],
                 break
     watched = watch.result
     limit = budget.latency_ms
+    if limit is not None:  # also where time ran out before a look
+        decision = decision or far_off(latencies_ms, limit, budget.percentile, plan.alpha)
     return {
         "decision": decision,
         "runs": len(latencies_ms),

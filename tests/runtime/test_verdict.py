@@ -220,3 +220,12 @@ def test_a_quantile_is_a_run_that_happened():
     assert quantile(list(range(1, 101)), 95) == 95
     assert quantile(list(range(1, 101)), 99) == 99
     assert quantile([7], 99) == 7
+
+
+def test_runs_far_from_the_limit_decide_however_they_hang_together():
+    """A busy machine: blocks of runs that differ by a factor of two."""
+    [slow] = traces(3, trials=1, tail=1.1, runs=400)
+    blocks = [x * (1 + i // 100 % 2) for i, x in enumerate(slow)]
+    assert decide(blocks, 5 * max(blocks), 95) == "PASS"
+    assert decide(blocks, min(blocks) / 5, 95) == "FAIL"
+    assert decide(blocks[:20], 5 * max(blocks), 95) is None  # too few to say anything
