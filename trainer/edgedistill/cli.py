@@ -21,7 +21,9 @@ from edgedistill import __version__
 from edgedistill_runtime.cli import run_command
 
 if TYPE_CHECKING:
+    from edgedistill.boards import Address
     from edgedistill.calibrate import Calibration
+    from edgedistill.deploy import Deployment, Outcome
     from edgedistill.estimate import Estimate
     from edgedistill.profiles import DeviceProfile
     from edgedistill.report import FitResult
@@ -72,6 +74,12 @@ COLUMNS = _several(
     click.option("--text-column", help="Column of the texts.  [default: found]"),
     click.option("--label-column", help="Column of the labels.  [default: found]"),
     click.option("--group-column", help="Column of groups that no split may share."),
+)
+WHEELS = click.option(
+    "--wheels",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder to take the board's wheels from.  [default: the package index]",
 )
 BUNDLE_OPTIONS = _several(
     click.option("--name", help="Name of the bundle.  [default: from data and profile]"),
@@ -424,8 +432,11 @@ def estimate(
 @cli.command()
 @click.option("--save", metavar="NAME", help="Name of the profile that is written for you.")
 @click.option(
-    "--target", metavar="local", help="Calibrate this machine.  [default without --results]"
+    "--target",
+    metavar="local|ssh://…",
+    help="Calibrate this machine, or a board over SSH.  [default: local, without --results]",
 )
+@WHEELS
 @click.option(
     "--packs",
     metavar="DIR",
@@ -438,7 +449,10 @@ def estimate(
     type=click.Path(path_type=Path),
     help="What `edgedistill-run calibrate` wrote on a board.",
 )
-@click.option("--profile", help="Profile that the new one is a copy of.  [default: host]")
+@click.option(
+    "--profile",
+    help="Profile that the new one is a copy of.  [default: host, or the board's own]",
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="Of the engine.  [default: profile's]")
 @click.option(
     "--max-seconds",
@@ -453,6 +467,7 @@ def estimate(
 def calibrate(
     save: str | None,
     target: str | None,
+    wheels: Path | None,
     packs: Path | None,
     results: Path | None,
     profile: str | None,
@@ -466,7 +481,8 @@ def calibrate(
 
     \b
     This machine:   edgedistill calibrate --target local --save my-pc
-    A board:        edgedistill calibrate --packs packs
+    A board:        edgedistill calibrate --target ssh://pi@garden --save my-rpi4
+    Without SSH:    edgedistill calibrate --packs packs
                     copy packs/ to the board, and there:
                     edgedistill-run calibrate packs --out results.jsonl
                     copy results.jsonl back, and here:
@@ -479,11 +495,15 @@ def calibrate(
 
     if sum(given is not None for given in (target, packs, results)) > 1:
         raise click.UsageError("--target, --packs and --results exclude one another")
-    if target not in (None, "local"):
+    if target not in (None, "local") and not target.startswith("ssh://"):
         raise click.BadParameter(
-            f"{target!r} is not 'local'; for a board, use --packs and --results",
+            f"{target!r} is not 'local' or ssh://user@host; for a board that cannot be reached, "
+            "use --packs and --results",
             param_hint="--target",
         )
+    address = None if target in (None, "local") else _address(target)
+    if wheels is not None and address is None:
+        raise click.UsageError("--wheels needs a board, --target ssh://…")
     if packs is None and save is None:
         raise click.UsageError("give the new profile a name with --save")
     if results is not None and profile is None:
@@ -496,6 +516,18 @@ def calibrate(
         assert save is not None
         if results is not None:
             made = calibration.from_results(save, results, profile=str(profile), progress=progress)
+        elif address is not None:
+            made = calibration.calibrate_board(
+                save,
+                address,
+                profile=profile,
+                threads=threads,
+                max_seconds=max_seconds,
+                allow_busy=allow_busy,
+                fresh=fresh,
+                wheels=wheels,
+                progress=progress,
+            )
         else:
             made = calibration.calibrate(
                 save,
@@ -509,6 +541,112 @@ def calibrate(
     _print_calibration(made)
     if as_json:
         click.echo(json.dumps(made.to_json()))
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", metavar="ssh://…", required=True, help="The board.")
+@LIMITS
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0.1),
+    default=30,
+    show_default=True,
+    help="Most time spent on the latency runs.",
+)
+@WHEELS
+@click.option("--no-cache", is_flag=True, help="Leave nothing on the board, not even the wheels.")
+@JSON
+def bench(
+    bundle: Path,
+    target: str,
+    max_seconds: float,
+    wheels: Path | None,
+    no_cache: bool,
+    as_json: bool,
+    **limits: float | None,
+) -> None:
+    """Measure BUNDLE against its budget on a board, over SSH (docs/over-ssh.md).
+
+    The board needs python3 (3.11 or newer) and nothing else.  Exit codes and output are those of
+    `edgedistill-run bench` there; 2 too where the board cannot be reached or used.
+    """
+    from edgedistill.boards import Board
+    from edgedistill.deploy import bench as measure
+
+    def heard(kind: str, text: str) -> None:
+        click.echo(text, nl=False, err=kind == "err")
+
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in limits.items() if v is not None]
+    options += [f"--max-seconds={max_seconds}", *(["--json"] if as_json else [])]
+    with Board(_address(target), keep=not no_cache) as board:
+        exit_code = measure(board, bundle, options, max_seconds, wheels, heard)
+    sys.exit(exit_code)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", metavar="ssh://…", help="The board.")
+@click.option(
+    "--targets", metavar="FILE[:TAG]", help="A boards.toml: all of it, or those so tagged."
+)
+@click.option("--as", "name", metavar="NAME", help="Install under this name.  [default: its own]")
+@click.option("--allow-downgrade", is_flag=True, help="Take an older version than one before.")
+@click.option(
+    "--max-failures",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Start no more boards once N failed.  [default: go on]",
+)
+@click.option(
+    "--at-once",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="Most boards at the same time.",
+)
+@WHEELS
+@JSON
+def deploy(
+    bundle: Path,
+    target: str | None,
+    targets: str | None,
+    name: str | None,
+    allow_downgrade: bool,
+    max_failures: int | None,
+    at_once: int,
+    wheels: Path | None,
+    as_json: bool,
+) -> None:
+    """Install BUNDLE on one board, or on all of a fleet, and let it run there (docs/over-ssh.md).
+
+    Each board tries it first: one that fails, or whose connection drops, keeps what ran before.
+
+    \b
+    Exit codes: 0 it runs on all boards; with --target that of `edgedistill-run install` there;
+    with --targets 1 if it failed on any; 2 cannot start.
+    """
+    from edgedistill import deploy as deploying
+    from edgedistill.boards import Member, read
+
+    if (target is None) == (targets is None):
+        raise click.UsageError("give either --target or --targets")
+    members = [Member(target, _address(target))] if target is not None else read(str(targets))
+    order = deploying.Order(bundle, name, allow_downgrade, wheels)
+    made = deploying.deploy(order, members, max_failures, at_once, _print_outcome)
+    if targets is not None:
+        _print_fleet(made)
+    if as_json:
+        click.echo(json.dumps(made.to_json()))
+    codes = [outcome.exit_code or 0 for outcome in made.boards]
+    sys.exit(codes[0] if target is not None else int(not made.ok))
+
+
+def _address(target: str | None) -> Address:
+    from edgedistill.boards import Address
+
+    return Address.parse(target or "")
 
 
 @cli.command()
@@ -663,6 +801,21 @@ def _print_calibration(made: Calibration) -> None:
     jitter = ", ".join(f"p{p} {value:.2f}" for p, value in rates.jitter.items())
     _say(f"bound    {rates.bound:.2f} times the prediction; over the least time: {jitter}")
     _say(f"wrote {made.profile}; next: edgedistill fit --profile {made.profile.stem}")
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    """A line as soon as a board is done."""
+    _say(f"{outcome.board}: {outcome.status} in {outcome.seconds:.1f} s: {outcome.reason}")
+
+
+def _print_fleet(made: Deployment) -> None:
+    _say("")
+    _say(f"{'board':<20}{'status':<13}{'exit':>5}{'seconds':>9}{'copied':>8}  host")
+    for x in made.boards:
+        code = "-" if x.exit_code is None else str(x.exit_code)
+        _say(f"{x.board:<20}{x.status:<13}{code:>5}{x.seconds:>9.1f}{len(x.copied):>8}  {x.host}")
+    counts = ", ".join(f"{n} {status}" for status, n in made.to_json()["count"].items() if n)
+    _say(f"{len(made.boards)} board(s): {counts}")
 
 
 def _print_result(result: FitResult) -> None:

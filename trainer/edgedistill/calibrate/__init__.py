@@ -1,7 +1,8 @@
 """Measure a board's engine, fit its rates, and write them into a device profile.
 
-`calibrate` does it on this machine; a board that cannot be reached from here is calibrated by hand
-with `write_packs`, `edgedistill-run calibrate` there, and `from_results`.
+`calibrate` does it on this machine, `calibrate_board` on one that is reached over SSH; a board that
+cannot be reached from here is calibrated by hand with `write_packs`, `edgedistill-run calibrate`
+there, and `from_results`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from edgedistill.boards import Address, Board
 from edgedistill.cache import user_cache
 from edgedistill.calibrate import folder as packs_folder
-from edgedistill.calibrate import pieces
+from edgedistill.calibrate import pieces, remote
 from edgedistill.calibrate.saving import check, save
 from edgedistill.cost import fitting, memory, preprocessing
 from edgedistill.cost.fitting import Measured
@@ -87,13 +89,67 @@ def calibrate(
     threads = threads or base.budget.threads
     progress.stage("packs", "networks to measure, made once")
     folder = packs_folder.prepare(progress)
-    results = user_cache() / "calibrate" / f"{save_as}-{threads}.jsonl"
-    if fresh:
-        results.unlink(missing_ok=True)
+    results = _results(save_as, threads, fresh)
     progress.stage("measure", f"{threads} thread(s), at most {max_seconds:.0f} s; {results}")
     start = time.monotonic()
     _run_here(folder, results, threads, max_seconds, allow_busy, progress)
-    measuring = time.monotonic() - start
+    return _fitted(save_as, results, profile, time.monotonic() - start, progress)
+
+
+def calibrate_board(
+    save_as: str,
+    address: Address,
+    *,
+    profile: str | None = None,
+    threads: int | None = None,
+    max_seconds: float = 360,
+    allow_busy: bool = False,
+    fresh: bool = False,
+    wheels: Path | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Calibrate the board at `address`, and write the profile `save_as` with its rates.
+
+    profile: what the new profile is a copy of; the one of the model that the board says it is.
+    wheels: folder of wheels to take the board's from; the package index.
+    What was measured before a connection was lost is kept, and gone on with, unless `fresh`.
+    Raises SettingsError or BoardError.
+    """
+    progress = progress or Silent()
+    progress.stage("connect", str(address))
+    with Board(address) as board:
+        profile = profile or remote.profile_of(board)
+        base = DeviceProfile.load(profile)
+        check(save_as, base)
+        if board.facts.architecture != base.board.arch:
+            raise SettingsError(
+                f"{address} has {board.facts.architecture}, and {base.name} is a board of "
+                f"{base.board.arch}; give the right one with --profile"
+            )
+        threads = threads or base.budget.threads
+        for name in board.provide(remote.needs(), wheels):
+            progress.note(f"copied {name}")
+        progress.stage("packs", "networks to measure, made once")
+        folder = packs_folder.prepare(progress)
+        results = _results(save_as, threads, fresh)
+        progress.stage("measure", f"{threads} thread(s), at most {max_seconds:.0f} s; {results}")
+        start = time.monotonic()
+        remote.measure(board, folder, results, threads, max_seconds, allow_busy, progress)
+        measuring = time.monotonic() - start
+    return _fitted(save_as, results, profile, measuring, progress)
+
+
+def _results(save_as: str, threads: int, fresh: bool) -> Path:
+    """Where an interrupted calibration of that name is gone on with."""
+    path = user_cache() / "calibrate" / f"{save_as}-{threads}.jsonl"
+    if fresh:
+        path.unlink(missing_ok=True)
+    return path
+
+
+def _fitted(
+    save_as: str, results: Path, profile: str, measuring: float, progress: Progress
+) -> Calibration:
     made = from_results(save_as, results, profile=profile, progress=progress)
     results.unlink()  # the next calibration starts anew
     return dataclasses.replace(made, seconds_measuring=measuring)
@@ -370,4 +426,4 @@ def _run_here(
         raise SettingsError(reason)
 
 
-__all__ = ["Calibration", "calibrate", "from_results", "read", "write_packs"]
+__all__ = ["Calibration", "calibrate", "calibrate_board", "from_results", "read", "write_packs"]
