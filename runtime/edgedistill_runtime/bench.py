@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedistill_runtime import __version__, bundle, engines, telemetry
+from edgedistill_runtime import __version__, bundle, processes, telemetry
 from edgedistill_runtime.manifest import Board, Budget, Predicted
 from edgedistill_runtime.telemetry import Watch, Watched
 from edgedistill_runtime.verdict import Plan, decide, effective_runs, far_off, quantile
@@ -111,12 +111,12 @@ def bench(
     opened = bundle.read(path)
     given = {name: value for name, value in overrides.items() if value is not None}
     budget = dataclasses.replace(opened.manifest.budget, **given)  # type: ignore[arg-type]
-    golden = engines.measure("golden", path)
+    golden = processes.measure("golden", path)
     emulated, board = telemetry.emulated(), telemetry.board_model()
     standing = _standing(opened.manifest.board, board, golden, emulated)
     sustained = _sustained(path, how) if how.sustained_minutes else None
     timing, watched = _latency(path, budget, how)
-    peak_ram_mib = float(engines.measure("memory", path)["peak_ram_mib"])
+    peak_ram_mib = float(processes.measure("memory", path)["peak_ram_mib"])
     cold_start_ms = _cold_start_ms(path) if budget.cold_start_ms is not None else None
     energy = _energy(path, how)
     size_mib = opened.size / 2**20
@@ -154,7 +154,7 @@ def bench(
 def _sustained(path: Path, how: Settings) -> dict[str, Any]:
     """Load the board until it is as warm as it gets."""
     with Watch() as watch:
-        done = engines.measure("load_for", path, how.sustained_minutes * 60, how.rate_hz)
+        done = processes.measure("load_for", path, how.sustained_minutes * 60, how.rate_hz)
     seen = watch.result
     return done | {"temperature_c": seen.temperature_c, "throttled": seen.throttled_rose}
 
@@ -167,13 +167,13 @@ def _latency(path: Path, budget: Budget, how: Settings) -> tuple[dict[str, Any],
         "rate_hz": how.rate_hz,
     }
     with Watch() as watch:
-        parts = [engines.measure("latency", path, work)]
+        parts = [processes.measure("latency", path, work)]
         plan = Plan(tuple(parts[0]["plan"]["looks"]), parts[0]["plan"]["alpha"])
         latencies_ms: list[float] = list(parts[0]["latencies_ms"])
         work |= {"of_runs": plan.looks[-1], "stride": parts[0]["stride"]}
         decision, ends, planned = None, [len(latencies_ms)], plan.parts[0]
         for count in plan.parts[1:]:
-            parts.append(engines.measure("latency", path, work | {"count": count}))
+            parts.append(processes.measure("latency", path, work | {"count": count}))
             latencies_ms += parts[-1]["latencies_ms"]
             ends.append(len(latencies_ms))
             planned += count
@@ -256,7 +256,7 @@ def _energy(path: Path, how: Settings) -> dict[str, Any] | None:
     if how.energy_mj is None and meter() is None:
         return None
     seconds = max(0.5, min(3.0, how.max_seconds / 10))
-    found = engines.measure("energy", path, seconds, how.rate_hz, ENERGY_WINDOWS)
+    found = processes.measure("energy", path, seconds, how.rate_hz, ENERGY_WINDOWS)
     if found["meter"] is None:
         return found
     return found | {k: sorted(found[f"{k}_mj"])[ENERGY_WINDOWS // 2] for k in ("gross", "net")}
@@ -416,6 +416,6 @@ def _cold_start_ms(path: Path, starts: int = 5) -> float:
     times = []
     for _ in range(starts):
         start = time.perf_counter()
-        engines.measure("first", path)
+        processes.measure("first", path)
         times.append((time.perf_counter() - start) * 1e3)
     return sorted(times)[starts // 2]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedistill_runtime import telemetry
+from edgedistill_runtime import processes, telemetry
 from edgedistill_runtime.errors import EngineError, InputError
 from edgedistill_runtime.files import sync_folder
 from edgedistill_runtime.manifest import Backend
@@ -353,11 +353,12 @@ def _memory(path: Path, length: int, threads: int) -> dict[str, float]:
     start = time.perf_counter()
     command = [sys.executable, "-m", "edgedistill_runtime.calibrate", str(path)]
     command += [str(length), str(threads)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment = processes.environment()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     seconds = time.perf_counter() - start
     if done.returncode:
-        raise EngineError(f"a process that loads {path.name} ended early; see: dmesg")
+        how = processes.ended(done.returncode, done.stderr)
+        raise EngineError(f"a process that loads {path.name} ended early ({how})")
     return {"peak_mib": float(done.stdout), "cold_start_ms": seconds * 1e3}
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill_runtime import bundle, engines, telemetry
+from edgedistill_runtime import bundle, processes, telemetry
 from edgedistill_runtime.bundle import Bundle
 from edgedistill_runtime.errors import EdgeDistillError
 from edgedistill_runtime.store import state_folder
@@ -83,7 +83,7 @@ def examine(path: Path | None = None) -> list[Finding]:
             findings.append(
                 Finding(PROBLEM, "bundle", f"{path}: {_sentence(error)}", "copy it here again")
             )
-    numpy = engines.probe("numpy")
+    numpy = processes.probe("numpy")
     findings += [
         _architecture(),
         _width(),
@@ -208,7 +208,7 @@ def _cpu(opened: Bundle | None) -> Iterator[Finding]:
         yield Finding(OK, "cpu", "AVX2, no int8 dot product")
 
 
-def _numpy(probed: engines.Probe) -> Finding:
+def _numpy(probed: processes.Probe) -> Finding:
     if probed.works:
         return Finding(OK, "numpy", probed.version)
     if probed.missing:
@@ -227,7 +227,7 @@ def _numpy(probed: engines.Probe) -> Finding:
     )
 
 
-def _engines(opened: Bundle | None, numpy: engines.Probe) -> Iterator[Finding]:
+def _engines(opened: Bundle | None, numpy: processes.Probe) -> Iterator[Finding]:
     """Those of the bundle's backend must be a problem if none works; without a bundle, all."""
     backend = None if opened is None else opened.manifest.backend.name
     wanted = [e for e in ENGINES if backend in (None, e.backend)]
@@ -269,10 +269,10 @@ def _has_wheel(engine: Engine) -> bool:
     )
 
 
-def _engine(engine: Engine, numpy: engines.Probe) -> Finding | None:
+def _engine(engine: Engine, numpy: processes.Probe) -> Finding | None:
     """None: it is not installed."""
     version = _installed(engine.package)
-    probed = engines.probe(engine.module)
+    probed = processes.probe(engine.module)
     if not probed.works and (version is None or probed.missing):
         return None
     version = version or probed.version
@@ -318,7 +318,7 @@ def _extras(opened: Bundle | None) -> Iterator[Finding]:
         return
     kind = opened.manifest.sample.kind
     if kind == "text":
-        probed = engines.probe("tokenizers")
+        probed = processes.probe("tokenizers")
         if not probed.works:
             why = "not installed" if probed.missing else probed.reason
             yield Finding(
@@ -327,7 +327,7 @@ def _extras(opened: Bundle | None) -> Iterator[Finding]:
         else:
             yield Finding(OK, "tokenizers", probed.version)
     if kind == "image":
-        probed = engines.probe("PIL")
+        probed = processes.probe("PIL")
         if not probed.works:
             why = "not installed" if probed.missing else probed.reason
             yield Finding(
@@ -464,7 +464,7 @@ def _ssh_keygen(opened: Bundle | None) -> Finding:
 def _golden(path: Path) -> Finding:
     """The proof of all the rest: load it and answer, in a process that may die."""
     try:
-        result = engines.measure("golden", path, timeout_s=MAX_SECONDS)
+        result = processes.measure("golden", path, timeout_s=MAX_SECONDS)
     except EdgeDistillError as error:
         return Finding(
             PROBLEM,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedistill_runtime import telemetry
+from edgedistill_runtime import processes, telemetry
 from edgedistill_runtime.errors import BundleError, EdgeDistillError
 
 MAX_SECONDS = 120
@@ -75,18 +75,16 @@ def _child(path: Path, limit_mib: float | None) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        detail = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
         within = "" if limit_mib is None else f" within {limit_mib:.4g} MiB"
         raise BundleError(
-            f"its health check failed: the process ended early{within} ({how}: {detail[:200]})"
+            f"its health check failed: the process ended early{within} "
+            f"({processes.ended(done.returncode, done.stderr)})"
         ) from None
     return result
 
 
 def _run(command: list[str], limit_mib: float | None) -> subprocess.CompletedProcess[str]:
     """Run to the end, or until it needs more than `limit_mib` or MAX_SECONDS."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     deadline = time.monotonic() + MAX_SECONDS
     with subprocess.Popen(
         command,
@@ -95,7 +93,7 @@ def _run(command: list[str], limit_mib: float | None) -> subprocess.CompletedPro
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=environment,
+        env=processes.environment(),
     ) as process:
         try:
             while True:
@@ -104,7 +102,7 @@ def _run(command: list[str], limit_mib: float | None) -> subprocess.CompletedPro
                     break
                 except subprocess.TimeoutExpired:
                     pass
-                peak = _peak_ram_mib(process.pid)
+                peak = telemetry.peak_ram_of(process.pid)
                 if limit_mib is not None and peak is not None and peak > limit_mib:
                     raise _too_much(limit_mib, peak)
                 if time.monotonic() > deadline:
@@ -124,15 +122,6 @@ def _too_much(limit_mib: float, peak_mib: float) -> BundleError:
     )
 
 
-def _peak_ram_mib(process: int) -> float | None:
-    try:
-        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:")]
-    return int(found[0]) / 1024 if found else None
-
-
 def main() -> None:
     """The child."""
     result: dict[str, Any]
@@ -147,7 +136,7 @@ def main() -> None:
         result = {
             "golden_difference": difference,
             "engine": f"{model.engine} {model.engine_version}",
-            "peak_ram_mib": _peak_ram_mib(os.getpid()),
+            "peak_ram_mib": telemetry.peak_ram_of(os.getpid()),
         }
     except EdgeDistillError as error:
         result = {"error": str(error).removeprefix(f"{sys.argv[1]}: ")}

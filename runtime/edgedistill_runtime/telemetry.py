@@ -46,10 +46,20 @@ def emulated() -> bool:
 
 def peak_ram_mib() -> float:
     """Largest resident memory of this process so far (VmHWM), in MiB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no VmHWM")
+    found = peak_ram_of(os.getpid())
+    if found is None:
+        raise OSError("/proc/self/status has no VmHWM")
+    return found
+
+
+def peak_ram_of(process: int) -> float | None:
+    """The same of any process; None where the kernel does not say it, or the process is gone."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(found[0]) / 1024 if found else None
 
 
 def throttled_bits() -> int | None:

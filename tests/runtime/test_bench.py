@@ -22,7 +22,7 @@ from tests.runtime.runtime_support import (
 )
 from tests.runtime.zip_bytes import zip_bytes
 
-from edgedistill_runtime import arrays, bundle, energy, engines, telemetry, verdict
+from edgedistill_runtime import arrays, bundle, energy, processes, telemetry, verdict
 from edgedistill_runtime import bench as bench_module
 from edgedistill_runtime.bench import Settings
 from edgedistill_runtime.telemetry import Watch
@@ -124,7 +124,7 @@ class FakeBoard:
     def __init__(self, root, monkeypatch):
         self.root, self.kinds = root, []
         monkeypatch.setattr(telemetry, "ROOT", root)
-        monkeypatch.setattr(engines, "measure", self.measure)
+        monkeypatch.setattr(processes, "measure", self.measure)
         self.latencies_ms = [1.0] * 90
         self.engine_version = "1.27.0"
         self.during = lambda: None

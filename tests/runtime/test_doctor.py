@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.runtime.runtime_support import environment
 
-from edgedistill_runtime import doctor, engines, telemetry
+from edgedistill_runtime import doctor, processes, telemetry
 
 GIB = "MemTotal: {0} kB\nMemAvailable: {0} kB\n"
 
@@ -44,16 +44,16 @@ def installed(monkeypatch):
     def probe(module, timeout_s=0):
         found = packages.get(module.split(".")[0])
         if found is None:
-            return engines.Probe(False, "", True, f"No module named {module!r}")
+            return processes.Probe(False, "", True, f"No module named {module!r}")
         if found.startswith("SIG"):
-            return engines.Probe(False, "", False, f"{found}: {engines.MEANINGS[found]}")
-        return engines.Probe(True, found, False, "")
+            return processes.Probe(False, "", False, f"{found}: {processes.MEANINGS[found]}")
+        return processes.Probe(True, found, False, "")
 
     def version(package):
         found = packages.get(package.replace("-", "_"))
         return "0.1" if found and found.startswith("SIG") else found
 
-    monkeypatch.setattr(engines, "probe", probe)
+    monkeypatch.setattr(processes, "probe", probe)
     monkeypatch.setattr(doctor, "_installed", version)
     return packages
 
@@ -280,7 +280,7 @@ def module(folder: Path, code: str) -> None:
 def test_an_import_that_kills_is_survived(tmp_path, monkeypatch, signal):
     module(tmp_path, f"import os, signal\nos.kill(os.getpid(), signal.{signal})\n")
     monkeypatch.syspath_prepend(tmp_path)
-    probed = engines.probe("fragile")
+    probed = processes.probe("fragile")
     assert (probed.works, probed.missing) == (False, False)
     assert probed.reason.startswith(signal)
 
@@ -288,20 +288,20 @@ def test_an_import_that_kills_is_survived(tmp_path, monkeypatch, signal):
 def test_an_import_that_fails_gives_its_reason(tmp_path, monkeypatch):
     module(tmp_path, "raise SystemError('a module of another numpy')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert engines.probe("fragile").reason == "SystemError: a module of another numpy"
+    assert processes.probe("fragile").reason == "SystemError: a module of another numpy"
 
 
 def test_what_is_not_there_is_missing(tmp_path, monkeypatch):
-    assert engines.probe("no_such_module_anywhere").missing
+    assert processes.probe("no_such_module_anywhere").missing
     module(tmp_path, "import no_such_module_anywhere")
     monkeypatch.syspath_prepend(tmp_path)
-    assert not engines.probe("fragile").missing, "what it needs is missing, it is not"
+    assert not processes.probe("fragile").missing, "what it needs is missing, it is not"
 
 
 def test_an_import_that_works_has_a_version(tmp_path, monkeypatch):
     module(tmp_path, "__version__ = '7.1'")
     monkeypatch.syspath_prepend(tmp_path)
-    assert engines.probe("fragile") == engines.Probe(True, "7.1", False, "")
+    assert processes.probe("fragile") == processes.Probe(True, "7.1", False, "")
 
 
 def test_it_works_where_nothing_is_installed(tmp_path):

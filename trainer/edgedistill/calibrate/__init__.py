@@ -403,9 +403,8 @@ def _run_here(
 ) -> None:
     """The runtime's own command in a process of its own; what it says goes to the user."""
     command = [
-        *(sys.executable, "-m", "edgedistill_runtime", "calibrate", str(folder)),
-        *("--out", str(results), "--threads", str(threads), "--max-seconds", str(max_seconds)),
-        *(["--allow-busy"] if allow_busy else []),
+        *(sys.executable, "-m", "edgedistill_runtime"),
+        *remote.arguments(str(folder), str(results), threads, max_seconds, allow_busy),
     ]
     results.parent.mkdir(parents=True, exist_ok=True)
     count = PASSES * len(read_index(folder).packs)
@@ -414,10 +413,17 @@ def _run_here(
     ) as p:
         assert p.stderr is not None
         os.set_blocking(p.stderr.fileno(), False)
+        read = done = 0  # only what is new: this machine is being timed
         while p.poll() is None:
             time.sleep(0.5)
-            if results.exists():
-                progress.advance(results.read_bytes().count(b'"kind": "pack"'), count)
+            if results.exists() and results.stat().st_size > read:
+                with results.open("rb") as file:
+                    file.seek(read)
+                    new = file.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                read += len(whole)
+                done += whole.count(b'"kind": "pack"')
+                progress.advance(done, count)
         said = (p.stderr.read() or "").strip().splitlines()
     if p.returncode:
         reason = (

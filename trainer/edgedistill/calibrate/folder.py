@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,11 @@ from edgedistill.cost import features, graph
 from edgedistill.cost.kernels import Kernel, total_macs
 from edgedistill.progress import Progress
 from edgedistill_runtime.calibrate import FORMAT, INDEX
-from edgedistill_runtime.files import write_atomically
 
 VERSION = 3
 """To be raised when packs or kernels become others."""
 COUNT = 720
+UNUSED_DAYS = 30
 KERNELS = "kernels.json"
 CALL = "call.edge"
 MEMORY_PACKS = 4
@@ -50,8 +51,10 @@ def prepare(progress: Progress, count: int = COUNT) -> Path:
 
     name = f"packs-{VERSION}-{count}-{onnxruntime.__version__}"
     folder = user_cache() / "calibrate" / name
-    if (folder / INDEX).exists():
+    if folder.exists():
+        os.utime(folder)  # used: not yet to be evicted
         return folder
+    _evict(folder.parent)
     making = folder.with_name(f".{name}.{os.getpid()}")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
@@ -66,13 +69,20 @@ def prepare(progress: Progress, count: int = COUNT) -> Path:
         (making / KERNELS).write_bytes(msgspec.json.encode(made))
         (making / pieces.TOKENIZER).write_bytes(pieces.tokenizer())
         pieces.write_call(making / CALL)
-        write_atomically(making / INDEX, json.dumps(_index(made, rows)).encode())
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        (making / INDEX).write_bytes(json.dumps(_index(made, rows)).encode())
         if not folder.exists():
             making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return folder
+
+
+def _evict(cache: Path) -> None:
+    """Remove packs of other versions that nobody has used for so long: they are large."""
+    oldest = time.time() - UNUSED_DAYS * 86_400
+    for path in cache.glob("packs-*"):
+        if path.stat().st_mtime < oldest:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def known(folder: Path) -> dict[str, Known]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -151,6 +152,7 @@ def write_call(path: Path) -> None:
     bundle.write(path, manifest, files)
 
 
+@functools.cache
 def _words() -> list[str]:
     rng = np.random.default_rng(1)
     letters = list("abcdefghijklmnopqrstuvwxyz")

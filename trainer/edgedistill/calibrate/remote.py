@@ -68,8 +68,7 @@ def measure(
         left = max(1.0, max_seconds - spent)
         start = time.monotonic()
         ran = board.run(
-            *("calibrate", REMOTE, "--out", RESULTS, "--threads", str(threads)),
-            *("--max-seconds", str(left), *(["--allow-busy"] if allow_busy else [])),
+            *arguments(REMOTE, RESULTS, threads, left, allow_busy),
             seconds=left + _SPARE_SECONDS,
             follow=RESULTS,
             offset=measured.size,
@@ -83,6 +82,14 @@ def measure(
         board.drop([f"{REMOTE}/{pack.file}" for pack in part])  # it ended where the next begins
         if spent >= max_seconds:
             return
+
+
+def arguments(
+    packs: str, out: str, threads: int, max_seconds: float, allow_busy: bool
+) -> list[str]:
+    """Of `edgedistill-run`, which does the measuring here as there."""
+    options = ["--out", out, "--threads", str(threads), "--max-seconds", str(max_seconds)]
+    return ["calibrate", packs, *options, *(["--allow-busy"] if allow_busy else [])]
 
 
 class _Results:

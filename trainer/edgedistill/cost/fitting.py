@@ -13,7 +13,7 @@ import numpy as np
 from edgedistill.cost import features
 from edgedistill.cost.features import Array
 from edgedistill.cost.kernels import Kernel
-from edgedistill.cost.rates import FORMAT, LEAST_US, ClassRates, Rates, price
+from edgedistill.cost.rates import FORMAT, LEAST_US, ClassRates, Rates, load_lightgbm, price
 from edgedistill.errors import SettingsError
 
 FOLDS = 5
@@ -135,9 +135,9 @@ _OWN_FIELDS = ("kind", "format", "engine", "engine_version", "threads", "date", 
 
 
 def _fitted(plain: Rates, measured: Sequence[Measured]) -> Rates:
-    import lightgbm
     from scipy.optimize import nnls
 
+    lightgbm = load_lightgbm()
     found = overheads(measured)
     x: list[tuple[float, ...]] = []
     times, sets, shares = [], [], []

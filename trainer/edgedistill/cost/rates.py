@@ -117,7 +117,7 @@ def load(path: Path, sha256: str) -> Rates:
         raise SettingsError(
             f"{path}: the profile's rates cannot be read ({error.strerror}); calibrate again"
         ) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if digest(data) != sha256:
         raise SettingsError(
             f"{path}: not the rates that the profile names (their SHA-256 differs); put the file "
             "back, or calibrate again"
@@ -154,8 +154,7 @@ def _problems(rates: Rates) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=8)
 def _boosters(trees: tuple[tuple[str, str], ...]) -> dict[str, lightgbm.Booster]:
-    import lightgbm
-
+    lightgbm = load_lightgbm()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it raises
             return {name: lightgbm.Booster(model_str=text) for name, text in trees}
@@ -266,6 +265,18 @@ def _unseen_us(x: Array, rates: Rates) -> Array:
             middle = np.median([terms @ coefficients for coefficients in like], 0)
             found = np.where(computes == with_macs, middle, found)
     return np.maximum(found, LEAST_US)
+
+
+def load_lightgbm() -> Any:
+    """The module, whose wheels lack one library.  Raises SettingsError."""
+    try:
+        import lightgbm
+    except OSError as error:
+        raise SettingsError(
+            f"LightGBM cannot be loaded ({error}); install the system's OpenMP library, on Debian "
+            "with: apt-get install libgomp1"
+        ) from error
+    return lightgbm
 
 
 def digest(data: bytes) -> str:

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from edgedistill.errors import SettingsError, TrainingError
 
 if TYPE_CHECKING:
+    import sqlite3
+
     import optuna
+    import sqlalchemy
 
 BUDGETS = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the epochs of a full distillation."""
@@ -78,7 +81,7 @@ class Storage:
             return optuna.storages.JournalStorage(JournalFileBackend(self.url))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(
+            made = optuna.storages.RDBStorage(
                 self.url,
                 heartbeat_interval=self.heartbeat_s,
                 grace_period=self.grace_s,
@@ -86,6 +89,28 @@ class Storage:
                     max_retry=RETRIES
                 ),
             )
+        if made.engine.dialect.name == "sqlite":
+            _lock_from_the_start(made.engine)
+        return made
+
+
+def _lock_from_the_start(engine: sqlalchemy.Engine) -> None:
+    """Make a SQLite database's transactions exclusive when they begin, not when they first write.
+
+    Optuna reads that a trial waits, and then takes it; between the two another worker could as
+    well: SQLite has no row to lock.
+    """
+    from sqlalchemy import event
+
+    def connected(connection: sqlite3.Connection, record: object) -> None:
+        connection.isolation_level = None  # the driver begins no transaction by itself
+
+    def begun(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+    engine.dispose()  # connections from before know nothing of it
 
 
 @dataclass(frozen=True)
