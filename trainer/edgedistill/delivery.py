@@ -33,7 +33,6 @@ from edgedistill.errors import ExportError, OverBudget, TrainingError
 from edgedistill.payback import Meter, Payback
 from edgedistill.progress import Progress
 from edgedistill.provenance import versions
-from edgedistill.recipe import Recipe
 from edgedistill.report import FitResult
 from edgedistill.samples import Samples
 from edgedistill.search import Candidate
@@ -151,7 +150,7 @@ class Delivery:
             processes.agree((place, share))
             return measure(place, share)
 
-        plain = msgspec.to_builtins(_unplaced(recipe))
+        plain = msgspec.to_builtins(recipe.unplaced)
         each = [(c.family, repr(c.spec), c.precision) for c in chosen]
         name = digest("trials", plain, self.setting.data.digest, teacher, each)
         made = search.hold_trials(
@@ -541,7 +540,7 @@ class Delivery:
             "versions": versions(),
             "seed": recipe.seed,
             "threads": torch.get_num_threads(),
-            "recipe": digest(msgspec.to_builtins(_unplaced(recipe))),
+            "recipe": digest(msgspec.to_builtins(recipe.unplaced)),
             "data": self.setting.data.digest,
             "teacher": teacher.digest,
             "alpha": student.alpha,
@@ -581,11 +580,6 @@ class Delivery:
         if self._stage:
             spent = time.monotonic() - self._start
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + spent
-
-
-def _unplaced(recipe: Recipe) -> Recipe:
-    """Without what says where results stand, and not what they are."""
-    return msgspec.structs.replace(recipe, out="", storage="")
 
 
 class _Unpadded(torch.nn.Module):

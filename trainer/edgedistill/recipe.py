@@ -258,6 +258,11 @@ class Recipe(Settings, frozen=True):
         return _complete(self.teacher_training, TEACHER_TRAINING[kind])
 
     @property
+    def unplaced(self) -> Recipe:
+        """Without what says where results stand, and not what they are."""
+        return msgspec.structs.replace(self, out="", storage="")
+
+    @property
     def data_name(self) -> str:
         return Path(self.data).stem
 

@@ -32,7 +32,7 @@ def open_workspace(recipe: Recipe, fresh: bool, owner: bool = True) -> Iterator[
         yield Cache(work)
         return
     mark = work / "recipe.json"
-    content = msgspec.json.format(_encoded(recipe))
+    content = msgspec.json.format(msgspec.json.encode(recipe.unplaced))
     if not mark.exists() and _is_used(out, work):
         raise SettingsError(
             f"{out}: not empty, and not made by fit; choose another folder with --out"
@@ -96,7 +96,7 @@ def _difference(mark: Path, recipe: Recipe) -> str:
         old = msgspec.json.decode(mark.read_bytes(), type=dict[str, Any])
     except (msgspec.DecodeError, OSError):
         return "its recipe.json is unreadable"
-    new = msgspec.json.decode(_encoded(recipe))
+    new = msgspec.json.decode(msgspec.json.encode(recipe.unplaced))
     return next(_differences(old, new), "written by another version")
 
 
@@ -107,8 +107,3 @@ def _differences(old: dict[str, Any], new: dict[str, Any], table: str = "") -> I
             yield from _differences(was, value, f"{table}{name}.")
         elif was != value:
             yield f"{table}{name} was {was!r} and is {value!r}"
-
-
-def _encoded(recipe: Recipe) -> bytes:
-    """Without what may change between two runs of one fit."""
-    return msgspec.json.encode(msgspec.structs.replace(recipe, out="", storage=""))
