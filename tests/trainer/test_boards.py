@@ -656,6 +656,7 @@ def test_a_lost_connection_says_so(here, edge):
         connected.put("big", big)
 
 
+DEAF = 'os.close(0); sys.stdout.write(\'{"kind": "hello", "size": 0}\\n\');'
 HELLO = 'sys.stdout.write(\'{"kind": "hello", "size": 0}\\n\');'
 
 
@@ -678,6 +679,10 @@ HELLO = 'sys.stdout.write(\'{"kind": "hello", "size": 0}\\n\');'
         (HELLO + "print(json.dumps({'kind': 'facts', 'size': 2}) + '\\n{}')", "strangely"),
         (HELLO + "print(json.dumps({'kind': 'exit', 'size': 0}))", "strangely"),
         (HELLO, "was lost"),
+        # it does not listen any more when the first frame is written
+        (DEAF + "print('garbage')", "does not understand"),
+        (DEAF + "print(json.dumps({'kind': 'refused', 'size': 4}) + '\\nfull')", "board: full$"),
+        (DEAF + "sys.exit('client_loop: disconnect')", r"was lost \(client_loop: disconnect\)"),
     ],
 )
 def test_whatever_answers_the_end_is_one_sentence(ssh, edge, run, source, sentence):

@@ -117,7 +117,7 @@ class Connection:
         while True:
             head, data = self._next(min(SILENCE_SECONDS, max(0.0, deadline - time.monotonic())))
             if head["kind"] == "refused":
-                raise BoardError(f"{self.address}: {printable(data)[:400]}")
+                raise self._refused(data)
             if head["kind"] != "alive":
                 return head, data
             if time.monotonic() >= deadline:
@@ -173,7 +173,7 @@ class Connection:
                     except OSError:
                         sent = None
                     if sent is None:
-                        raise self._lost()
+                        raise self._last_word()
                     left = left[sent:]
 
     def _beat(self) -> None:
@@ -257,6 +257,21 @@ class Connection:
         return BoardError(
             f"{self.address} sent what this version does not understand; stopped, try again"
         )
+
+    def _last_word(self) -> BoardError:
+        """Why nobody listens any more: what the board last said, and else what `ssh` did."""
+        self._hearing[1].join(5)
+        while not self._frames.empty():
+            found = self._frames.get()
+            if isinstance(found, BoardError):
+                self._frames.put(found)
+                return found
+            if found[0]["kind"] == "refused":
+                return self._refused(found[1])
+        return self._lost()
+
+    def _refused(self, why: bytes) -> BoardError:
+        return BoardError(f"{self.address}: {printable(why)[:400]}")
 
     def _lost(self) -> BoardError:
         """Why the connection ended, from what `ssh` said of it."""
