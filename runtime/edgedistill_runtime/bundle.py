@@ -68,6 +68,11 @@ def read(path: Path | str) -> Bundle:
             raise BundleError(f"{path}: {error}") from None
 
 
+def is_path(given: Path | str) -> bool:
+    """Whether this names a file, and not a bundle that is installed; a file goes first."""
+    return os.sep in str(given) or str(given).endswith(".edge") or os.path.isfile(given)
+
+
 def _open_regular(path: Path) -> BinaryIO:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block us
     if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -10,7 +10,10 @@ import dataclasses
 import json
 import math
 import os
+import shlex
+import signal
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -22,6 +25,7 @@ from edgedistill_runtime.errors import EdgeDistillError
 if TYPE_CHECKING:
     from edgedistill_runtime.bench import BenchResult
     from edgedistill_runtime.evaluate import Evaluation
+    from edgedistill_runtime.inputs import Item
     from edgedistill_runtime.manifest import Control, Manifest
     from edgedistill_runtime.store import Change
 
@@ -104,6 +108,7 @@ def bench(
     Golden outputs must agree first.  Then latency, memory, cold start and energy, each in processes
     of its own.  Exit 0 PASS, 1 FAIL, 3 INCONCLUSIVE or INVALID.
     """
+    from edgedistill_runtime import store
     from edgedistill_runtime.bench import Settings
     from edgedistill_runtime.bench import bench as measure
 
@@ -119,7 +124,7 @@ def bench(
 
         certificates.refuse_other_files(certificate)
     how = Settings(max_seconds, sustained_minutes, rate_hz, energy_mj)
-    result = measure(bundle, overrides, settings=how)
+    result = measure(store.locate(bundle), overrides, settings=how)
     _print_bench(result)
     if certificate is not None:
         certificates.write(certificate, result, key)
@@ -157,10 +162,57 @@ def calibrate(packs: Path, out: Path, threads: int, max_seconds: float, allow_bu
     _say(f"{measured} networks measured; take {out} to the host: edgedistill calibrate --results")
 
 
+def _words(context: click.Context, option: click.Parameter, value: str | None) -> list[str] | None:
+    """A command line's words, as a shell would take them apart."""
+    if value is None:
+        return None
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no command line ({error})") from None
+    if not words:
+        raise click.BadParameter("give a command, such as 'arecord -q -t raw'")
+    return words
+
+
 @cli.command()
 @BUNDLE
-@click.argument("inputs", nargs=-1, required=True)
-def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
+@click.argument("inputs", nargs=-1)
+@click.option(
+    "--source-cmd",
+    metavar="COMMAND",
+    callback=_words,
+    help="Classify what this command writes to its stdout, as long as it runs.  No shell reads "
+    "it: for pipes and variables give sh -c '…'.",
+)
+@click.option(
+    "--framing",
+    metavar="NAME",
+    help="What the command writes.  [default: by the bundle, the first of its line above]",
+)
+@click.option(
+    "--when-late",
+    type=click.Choice(["drop", "wait"]),
+    help="If it writes faster than can be classified: drop all but the newest and count them, or "
+    "let it wait.  [default: wait for texts, else drop]",
+)
+@click.option(
+    "--source-timeout",
+    type=click.FloatRange(min=0, max=86_400),
+    metavar="SECONDS",
+    help="Give up if it writes nothing for so long; 0 is never.  "
+    "[default: 30 for images and audio, else 0]",
+)
+@click.option("--once", is_flag=True, help="End after the first sample that was classified.")
+def predict(
+    bundle: Path,
+    inputs: tuple[str, ...],
+    source_cmd: list[str] | None,
+    framing: str | None,
+    when_late: str | None,
+    source_timeout: float | None,
+    once: bool,
+) -> None:
     """Classify INPUTS: files of what the model takes, folders of them, or - for JSON Lines.
 
     Images: image files and .npy.  Audio: .wav and .npy.  Sensors: .csv (a header line, a column a
@@ -170,29 +222,71 @@ def predict(bundle: Path, inputs: tuple[str, ...]) -> None:
 
     Prints one JSON object a line; a bad input is an object with "error", and the exit code is then
     2.
+
+    Instead of INPUTS, --source-cmd takes a camera's, microphone's or sensor's command:
+
+    \b
+      predict MODEL --source-cmd 'rpicam-vid -n -t 0 --codec mjpeg -o -'
+      predict MODEL --source-cmd 'arecord -q -f S16_LE -r 16000 -c 1 -t raw'
+
+    It ends with the command, or cleanly on SIGTERM and Ctrl-C, and the command with it.  --framing:
+
+    \b
+      images: images (JPEG or PNG, one after the other), rgb24:WIDTHxHEIGHT
+      audio:  s16le (at the bundle's rate), s16le:CHANNELS (their mean is taken)
+      sensor: csv (a line a step), f32le (a float a channel, step by step)
+      text:   lines
     """
+    _check_predict(click.get_current_context().params)
     from edgedistill_runtime.errors import InputError
     from edgedistill_runtime.inputs import read_items
     from edgedistill_runtime.model import load
     from edgedistill_runtime.service import Serving
 
     model = load(bundle)
-    failed = False
-    with Serving() as service:
-        for source in inputs:
-            for item in read_items(source, sys.stdin.buffer, model.manifest.sample):
-                row: dict[str, Any]
-                try:
-                    if item.sample is None:
-                        raise InputError(str(item.error))
-                    row = {
-                        "id": item.id,
-                        **dataclasses.asdict(service.call(model.predict, item.sample)),
-                    }
-                except InputError as error:
-                    failed, row = True, {"id": item.id, "error": str(error)}
-                click.echo(json.dumps(row))
+    spec, failed = model.manifest.sample, False
+    with contextlib.ExitStack() as stack:
+        items: Iterable[Item]
+        if source_cmd is None:
+            service = stack.enter_context(Serving(signal.SIGTERM))
+            items = (item for name in inputs for item in read_items(name, sys.stdin.buffer, spec))
+        else:
+            from edgedistill_runtime.streams import Source
+
+            service = stack.enter_context(Serving(signal.SIGTERM, signal.SIGINT))
+            source = Source(
+                *(source_cmd, spec, framing or "auto", when_late, source_timeout),
+                undisturbed=service.undisturbed,
+            )
+            items = stack.enter_context(source)
+        for item in items:
+            row: dict[str, Any] = {"id": item.id}
+            if item.dropped is not None:
+                row["dropped"] = item.dropped
+            try:
+                if item.sample is None:
+                    raise InputError(str(item.error))
+                row |= dataclasses.asdict(service.call(model.predict, item.sample))
+            except InputError as error:
+                row["error"] = str(error)
+            service.write(json.dumps(row))
+            failed |= "error" in row
+            if once and "error" not in row:
+                return
     sys.exit(2 if failed else 0)
+
+
+def _check_predict(given: Mapping[str, Any]) -> None:
+    """Raises UsageError if the parameters of `predict` do not go together."""
+    if given["source_cmd"] is None:
+        if not given["inputs"]:
+            raise click.UsageError("Missing argument 'INPUTS...', or --source-cmd COMMAND")
+        for name in ("framing", "when_late", "source_timeout"):
+            if given[name] is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} is about a command; give --source-cmd too")
+    elif given["inputs"]:
+        raise click.UsageError("give INPUTS or --source-cmd, not both")
 
 
 @cli.command()
@@ -220,9 +314,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
     """What a bundle is and promises.  Checks its files, and needs no engine."""
     from edgedistill_runtime import bundle as bundles
     from edgedistill_runtime.signing import standing
-    from edgedistill_runtime.store import pinned_signers
+    from edgedistill_runtime.store import locate, pinned_signers
 
-    opened = bundles.read(bundle)
+    opened = bundles.read(locate(bundle))
     if as_json:
         click.echo(json.dumps({"id": opened.id, **dataclasses.asdict(opened.manifest)}))
         return
@@ -269,11 +363,11 @@ def verify(bundle: Path, certificate: Path | None, signers: Path | None, as_json
     if certificate is not None:
         from edgedistill_runtime import bundle as bundles
         from edgedistill_runtime.certificate import check, signature_path
-        from edgedistill_runtime.store import pinned_signers
+        from edgedistill_runtime.store import locate, pinned_signers
 
         if signers is None and signature_path(certificate).exists():
             signers = pinned_signers()
-        certified = check(certificate, bundles.read(bundle).id, signers)
+        certified = check(certificate, bundles.read(locate(bundle)).id, signers)
     model = load(bundle)
     difference = model.check_golden()
     m = model.manifest
@@ -427,15 +521,21 @@ def remove(name: str, id_: str | None, state: Path | None) -> None:
 def service(name: str, arguments: tuple[str, ...], to_install: bool, extra_ram_mib: float) -> None:
     """Print a systemd unit that runs `predict NAME ARGUMENTS`, with the options of `predict`.
 
-    NAME is an installed bundle; its budget is the unit's limit of memory.
+    NAME is an installed bundle; its budget is the unit's limit of memory.  A --source-cmd needs
+    absolute paths, and may read only what stands in it of folders such as /home.
     """
     from edgedistill_runtime import service as services
     from edgedistill_runtime import store
 
-    with predict.make_context("edgedistill-run predict", [name, *arguments]):
-        pass  # parsed, and not run: what predict would refuse is refused here
+    with predict.make_context("edgedistill-run predict", [name, *arguments]) as context:
+        _check_predict(context.params)  # not run: what predict would refuse is refused here
     found = store.of(name)
-    budget = found.open_active(name).manifest.budget
+    manifest = found.open_active(name).manifest
+    if context.params["framing"] is not None:
+        from edgedistill_runtime.streams import framing
+
+        framing(context.params["framing"], manifest.sample)
+    budget = manifest.budget
     if budget.peak_ram_mib is None:
         _say("no limit of memory: the bundle has none in its budget (peak_ram_mib)")
     unit = services.unit(name, arguments, found.folder, budget.peak_ram_mib, extra_ram_mib)

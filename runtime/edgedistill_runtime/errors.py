@@ -1,11 +1,12 @@
 """The errors users can meet: one base class, one sentence each, and its exit code.
 
-EdgeDistillError            2  cannot run
-├── BundleError             2  the file is not a bundle that this runtime accepts
-├── EngineError             2  the inference engine is missing, or refuses the model
-├── InputError              2  a sample is not what the model takes
-├── StoreError (store.py)   2  the store cannot do what was asked
-└── OverBudget              1  it runs, and misses a limit
+EdgeDistillError             2  cannot run
+├── BundleError              2  the file is not a bundle that this runtime accepts
+├── EngineError              2  the inference engine is missing, or refuses the model
+├── InputError               2  a sample is not what the model takes
+├── StoreError (store.py)    2  the store cannot do what was asked
+├── SourceError (streams.py) 2  a camera's or microphone's command failed
+└── OverBudget               1  it runs, and misses a limit
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,39 +35,47 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> NDAr
     Raises InputError: no readable image, another size, more than 64 megapixels, or no Pillow;
     OSError if the file cannot be opened.
     """
+    with path.open("rb") as file:
+        return decode(file, str(path), channels, size)
+
+
+def decode(
+    file: BinaryIO, name: str, channels: int, size: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """The image in an open file, which messages call `name`; else as `read`."""
     try:
         from PIL import Image
     except ImportError as error:
         raise InputError(
             "image files need Pillow; install it with: pip install 'edgedistill-runtime[image]'"
         ) from error
-    with path.open("rb") as file, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, and of tags that matter not here
         try:
             with Image.open(file, formats=FORMATS) as image:
-                _check_size(path, image.size, size)
+                _check_size(name, image.size, size)
                 image.load()  # a TIFF is turned here
                 pixels = _upright(_eight_bits(image, channels), image.getexif())
         except InputError:
             raise
         except Image.DecompressionBombError as error:
-            raise _too_large(path) from error
+            raise _too_large(name) from error
         except Exception as error:  # decoders raise anything on damaged files
-            raise InputError(f"{path}: not a readable image ({_first_line(error)})") from error
+            raise InputError(f"{name}: not a readable image ({_first_line(error)})") from error
     if size is not None and pixels.shape[:2] != size:
-        raise _other_size(path, pixels.shape[1], pixels.shape[0], size)
+        raise _other_size(name, pixels.shape[1], pixels.shape[0], size)
     return np.ascontiguousarray(pixels)
 
 
-def _check_size(path: Path, found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
+def _check_size(name: str, found: tuple[int, int], wanted: tuple[int, int] | None) -> None:
     """found: (width, height), which a camera may have swapped."""
     width, height = found
     if wanted is not None and sorted(found) != sorted(wanted):
-        raise _other_size(path, width, height, wanted)
+        raise _other_size(name, width, height, wanted)
     if width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width}×{height}: ")
+        raise _too_large(name, f"{width}×{height}: ")
     if not width * height:
-        raise InputError(f"{path}: the image has no pixels")
+        raise InputError(f"{name}: the image has no pixels")
 
 
 def _eight_bits(image: Image, channels: int) -> NDArray[np.uint8]:
@@ -109,16 +117,16 @@ def _upright(pixels: NDArray[np.uint8], exif: Any) -> NDArray[np.uint8]:
     return pixels
 
 
-def _too_large(path: Path, size: str = "") -> InputError:
+def _too_large(name: str, size: str = "") -> InputError:
     return InputError(
-        f"{path}: the image has {size}more than {MAX_PIXELS} pixels (64 megapixels); "
+        f"{name}: the image has {size}more than {MAX_PIXELS} pixels (64 megapixels); "
         "make it smaller"
     )
 
 
-def _other_size(path: Path, width: int, height: int, wanted: tuple[int, int]) -> InputError:
+def _other_size(name: str, width: int, height: int, wanted: tuple[int, int]) -> InputError:
     return InputError(
-        f"{path}: the image is {width}×{height} pixels; the model takes {wanted[1]}×{wanted[0]}"
+        f"{name}: the image is {width}×{height} pixels; the model takes {wanted[1]}×{wanted[0]}"
     )
 
 

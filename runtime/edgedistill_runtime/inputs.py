@@ -28,6 +28,8 @@ class Item:
     id: str
     sample: NDArray[Any] | str | None
     error: str | None = None
+    dropped: int | None = None
+    """How many a live source wrote since the one before, too late to be taken; None: not live."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,17 @@ def _texts(path: Path, _: Sample) -> Iterator[Item]:
     with path.open("rb") as file:
         for name, line in _lines(file, str(path)):
             try:
-                text = line.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                yield Item(name, None, f"{name}: not UTF-8 ({error})")
-            else:
-                yield Item(name, text)
+                yield Item(name, text_line(name, line))
+            except InputError as error:
+                yield Item(name, None, str(error))
+
+
+def text_line(name: str, line: bytes) -> str:
+    """The text of one line.  Raises InputError."""
+    try:
+        return line.removeprefix(codecs.BOM_UTF8).decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 ({error})") from None
 
 
 _KINDS = {
@@ -228,17 +236,7 @@ def _csv(path: Path, spec: Sample) -> NDArray[np.float32]:
                 if not row:
                     continue
                 where = f"{path}:{rows.line_num}"
-                if len(row) != channels:
-                    raise InputError(
-                        f"{where}: {len(row)} columns; the model takes {channels}, one a channel"
-                    )
-                try:
-                    step = [float(cell) for cell in row]
-                except ValueError as error:
-                    raise InputError(f"{where}: not a number ({error})") from None
-                if not all(map(math.isfinite, step)):
-                    raise InputError(f"{where}: a value that is not a finite number")
-                values.extend(step)
+                values.extend(csv_step(where, row, channels))
                 if len(values) > MAX_ELEMENTS:
                     raise InputError(f"{where}: more than {MAX_ELEMENTS} values in one file")
         except (UnicodeDecodeError, csv.Error) as error:
@@ -246,6 +244,19 @@ def _csv(path: Path, spec: Sample) -> NDArray[np.float32]:
     if not values:
         raise InputError(f"{path}: no steps below the header line")
     return np.frombuffer(values, np.float32).reshape(-1, channels).T
+
+
+def csv_step(where: str, row: Sequence[str], channels: int) -> list[float]:
+    """The numbers of one row, one a channel.  Raises InputError."""
+    if len(row) != channels:
+        raise InputError(f"{where}: {len(row)} columns; the model takes {channels}, one a channel")
+    try:
+        step = [float(cell) for cell in row]
+    except ValueError as error:
+        raise InputError(f"{where}: not a number ({error})") from None
+    if not all(map(math.isfinite, step)):
+        raise InputError(f"{where}: a value that is not a finite number")
+    return step
 
 
 # --- lines

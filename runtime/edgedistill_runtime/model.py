@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ def load(path: Path | str) -> Model:
     Raises BundleError, EngineError (engine missing, or it refuses the model), StoreError (nothing
     of that name is installed) or OSError.
     """
-    if os.sep in str(path) or str(path).endswith(".edge") or os.path.isfile(path):
+    if bundle.is_path(path):
         return Model(bundle.read(path))
     from edgedistill_runtime import store  # a start from a file does without it
 

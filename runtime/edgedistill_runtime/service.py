@@ -5,17 +5,21 @@ The unit may read the bundle, use camera and microphone, and do little else: see
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import re
+import shlex
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import click
 
 import edgedistill_runtime
 from edgedistill_runtime.errors import EdgeDistillError
@@ -54,6 +58,8 @@ Type=notify
 ExecStart={command}
 Environment={environment}
 Restart=on-failure
+# the program ends its source itself
+KillMode=mixed
 RestartSec=2
 WatchdogSec=30
 TimeoutStartSec=120
@@ -110,7 +116,6 @@ def unit(
     if limit_mib is not None:
         memory = f"MemoryMax={int((limit_mib + extra_ram_mib) * 2**20)}\nMemorySwapMax=0\n"
     groups = " ".join(group for group in GROUPS if _is_group(group))
-    source = any(a == "--source-cmd" or a.startswith("--source-cmd=") for a in arguments)
     return _TEMPLATE.format(
         mark=MARK,
         name=name,
@@ -121,7 +126,7 @@ def unit(
         devices="".join(f"DeviceAllow={device} rw\n" for device in DEVICES),
         binds="".join(f"BindReadOnlyPaths={_quoted(p)}\n" for p in _needed(arguments, state)),
         # a camera's command may compile code while it runs; the engines here do not
-        execute="" if source else "MemoryDenyWriteExecute=yes\n",
+        execute="" if _source_words(arguments) else "MemoryDenyWriteExecute=yes\n",
     )
 
 
@@ -155,23 +160,48 @@ def notify(state: str) -> bool:
 
 
 class Serving:
-    """While it lasts, systemd knows that the service runs; SIGTERM ends it with exit code 0.
+    """While it lasts, systemd knows that the service runs; `signals` end it with exit code 0.
 
     The watchdog hears nothing while one call takes longer than `HANGS_S`: systemd then starts the
     service anew.  Waiting for input is no hanging.
     """
 
-    def __enter__(self) -> Serving:
+    def __init__(self, *signals: signal.Signals) -> None:
+        self._signals = signals
         self._since: float | None = None
         self._over = threading.Event()
-        self._before = signal.signal(signal.SIGTERM, _end)
+        self._asked = self._held = self._left = False
+
+    def __enter__(self) -> Serving:
+        self._before = {number: signal.signal(number, self._end) for number in self._signals}
         if notify("READY=1"):
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """A signal that comes meanwhile ends the service only at the end of this."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self._leave()
+
+    def write(self, line: str) -> None:
+        """Print a line, whole even if a signal comes meanwhile."""
+        with self.undisturbed():
+            # what is left of a write that a signal interrupted is lost (seen with Python 3.11)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+            try:
+                click.echo(line)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def call(self, function: Callable[[T], R], argument: T) -> R:
         """`function(argument)`, under the watchdog's eye."""
@@ -187,18 +217,37 @@ class Serving:
             if since is None or time.monotonic() - since < HANGS_S:
                 notify("WATCHDOG=1")
 
+    def _end(self, number: int, frame: object) -> None:
+        if not self._asked:
+            notify("STOPPING=1")
+        self._asked = True
+        self._leave()
 
-def _end(number: int, frame: object) -> None:
-    notify("STOPPING=1")
-    raise SystemExit(0)
+    def _leave(self) -> None:
+        """Once: what is done while the service ends is not disturbed by a second signal."""
+        if self._asked and not self._held and not self._left:
+            self._left = True
+            raise SystemExit(0)
 
 
 def _needed(arguments: Sequence[str], state: Path) -> list[str]:
     """What the service reads of the folders that are hidden from it."""
     package = Path(edgedistill_runtime.__file__).resolve().parents[1]
     paths = {sys.prefix, sys.base_prefix, str(package), str(state)}
-    paths |= {a for a in arguments if a.startswith("/") and os.path.exists(a)}
+    words = [*arguments, *_source_words(arguments)]
+    paths |= {word for word in words if word.startswith("/") and os.path.exists(word)}
     return sorted(p for p in paths if any(p.startswith(f"{folder}/") for folder in HIDDEN))
+
+
+def _source_words(arguments: Sequence[str]) -> list[str]:
+    """The words of the source's command, if there is one."""
+    option = "--source-cmd"
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return shlex.split(argument.removeprefix(f"{option}="))
+        if argument == option:
+            return shlex.split(arguments[i + 1])
+    return []
 
 
 def _is_group(name: str) -> bool:

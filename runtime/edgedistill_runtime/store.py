@@ -136,6 +136,15 @@ def of(name: str) -> Store:
     raise StoreError(f"no file {name}, and {unknown('installed bundle', name, known)}")
 
 
+def locate(given: Path) -> Path:
+    """The file of a bundle: `given`, or that of the active one installed under this name.
+
+    Raises StoreError if there is none.
+    """
+    name = str(given)
+    return given if bundle.is_path(given) else of(name).active_path(name)
+
+
 def pinned_signers() -> Path | None:
     """The signers that are pinned on this board for this user."""
     return next((p for folder in folders() if (p := folder / "signers").is_file()), None)
@@ -186,6 +195,10 @@ class Store:
     def path(self, name: str, entry: Installed) -> Path:
         return self._models / name / f"{entry.id}.edge"
 
+    def active_path(self, name: str) -> Path:
+        """Raises StoreError if nothing of that name is active."""
+        return self.path(name, self._active(name, self.state(name)))
+
     def open_active(self, name: str) -> Bundle:
         """The active bundle, every byte checked; the one before it, if the disk lost that one.
 
@@ -193,8 +206,7 @@ class Store:
         """
         while True:
             state = self.state(name)
-            if state.active is None:
-                raise StoreError(f"nothing named {name!r} is installed; see edgedistill-run list")
+            self._active(name, state)
             problems = []
             for entry in state.kept:
                 try:
@@ -207,6 +219,11 @@ class Store:
                 return opened
             if self.state(name) == state:
                 raise StoreError(f"{problems[0]}; install {name} again")
+
+    def _active(self, name: str, state: State) -> Installed:
+        if state.active is None:
+            raise StoreError(f"nothing named {name!r} is installed; see edgedistill-run list")
+        return state.active
 
     def _read(self, name: str, entry: Installed) -> Bundle:
         path = self.path(name, entry)

@@ -249,5 +249,6 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
 
 def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
+    (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"pip install 'edgedistill-runtime\[image\]'"):
         images.read(tmp_path / "x.png", 3)

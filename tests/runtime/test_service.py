@@ -75,6 +75,35 @@ def test_code_may_be_made_only_by_a_sources_command(installed):
     assert "MemoryDenyWriteExecute" not in with_source
 
 
+def test_a_source_runs_in_the_service(run, installed, tmp_path):
+    program = tmp_path / "camera.py"  # /tmp is hidden from a service
+    program.write_text("")
+    command = f"python3 {program} --size 8x8"
+    options = ["--source-cmd", command, "--framing", "rgb24:8x8", "--source-timeout", "5"]
+    said = run("service", "tiny", *options)
+    assert (said.code, said.err) == (0, "")
+    assert shlex.split(settings(said.out)["ExecStart"])[5:] == options
+    assert settings(said.out)["KillMode"] == "mixed"  # the program ends its source itself
+    assert f"BindReadOnlyPaths={program}\n" in said.out
+    joined = run("service", "tiny", f"--source-cmd={command}")
+    assert f"BindReadOnlyPaths={program}\n" in joined.out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ((), "Missing argument 'INPUTS...', or --source-cmd"),
+        (("-", "--source-cmd", "cat"), "not both"),
+        (("--source-cmd", "'cat"), "No closing quotation"),
+        (("--source-cmd", "cat", "--framing", "s16le"), "'s16le' is none for samples of kind"),
+    ],
+)
+def test_a_source_that_cannot_be_gives_no_unit(run, installed, options, sentence):
+    said = run("service", "tiny", *options)
+    assert (said.code, said.out) == (2, "")
+    assert sentence in said.sentence()
+
+
 def test_what_systemd_would_read_into_a_word_stays_a_word(installed):
     words = ['a "b" $HOME %h \\ c', "d;e", ";"]
     line = settings(service.unit("tiny", words, installed, 64))["ExecStart"]

@@ -105,6 +105,19 @@ def test_predict_takes_the_name(run, edge, state, images, tmp_path):
     assert (said.code, len(said.rows)) == (0, 1)
 
 
+def test_inspect_and_bench_take_the_name(run, edge, state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("install", edge)
+    for command in (["inspect", "tiny"], ["bench", "tiny", "--max-seconds", "0.2"]):
+        said = run(*command, "--json")
+        assert said.code in (0, 3)
+        row = said.rows[-1]
+        assert (row["name"], row["version"]) == ("tiny", 3)
+        unknown = run(command[0], "tinny")
+        assert unknown.code == 2
+        assert "did you mean 'tiny'?" in unknown.sentence()
+
+
 def test_another_name_can_be_given(run, edge, state, parts, pack):
     assert run("install", edge, "--as", "digits").code == 0
     assert active(state, "digits") == 3
