@@ -7,7 +7,7 @@ PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
 KILLS ?= 3
 
-.PHONY: demo test check lint types bench bench-cost bench-distill bench-peers hil clean
+.PHONY: demo test check lint types bench bench-cost bench-distill bench-quant bench-peers hil clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prove it with the runtime
@@ -43,6 +43,11 @@ bench-distill: .venv/installed ## what distillation reaches, with controls: abou
 	for example in mnist spoken_digits keywords watch; do .venv/bin/python examples/$$example/prepare.py || exit; done
 	.venv/bin/python benchmarks/kinds.py
 	.venv/bin/python benchmarks/cached_step.py
+
+bench-quant: .venv/installed ## what each precision costs and brings, by family and kind of data: about an hour
+	.venv/bin/python examples/tweets/prepare.py
+	for example in mnist spoken_digits keywords watch; do .venv/bin/python examples/$$example/prepare.py || exit; done
+	.venv/bin/python benchmarks/quantization.py
 
 bench-peers: .venv/installed ## against transformers.Trainer and torchdistill (its own environment)
 	.venv/bin/python examples/tweets/prepare.py

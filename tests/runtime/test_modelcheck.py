@@ -113,6 +113,12 @@ def test_an_operator_of_another_domain_is_refused(domain):
     assert f"the operator '{domain}.Relu'" in refused(data)
 
 
+def test_an_operator_that_reads_beyond_its_table_is_refused():
+    """onnxruntime 1.32 takes any id for it, without an error."""
+    data = with_nodes(ox.node("GatherBlockQuantized", ["image"], "c", domain="com.microsoft"))
+    assert "'com.microsoft.GatherBlockQuantized', which bundles may not hold" in refused(data)
+
+
 def test_the_default_domain_has_two_names():
     check_onnx(with_nodes(ox.node("Relu", ["image"], "c", domain="ai.onnx")))
 

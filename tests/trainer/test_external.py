@@ -17,7 +17,7 @@ from PIL import Image
 from tests import kinds
 
 from edgedistill import cli
-from edgedistill.export.onnx import quiet
+from edgedistill.export.quiet import quiet
 from edgedistill.students import vocabulary
 from edgedistill_runtime import load
 from edgedistill_runtime.evaluate import evaluate

@@ -209,7 +209,7 @@ def suggested(sentence):
     """The options behind "also fits", each as a recipe has it."""
     said = re.search(r"; also fits: (.+?); the nearest budget", sentence)
     for each in said[1].split(", or ") if said else ():
-        name, value = re.fullmatch(r"--([a-z-]+) (\S+)(?: without spec)?", each).groups()
+        name, value = re.fullmatch(r"--([a-z-]+) (\S+)(?: without spec| \(.+\))?", each).groups()
         key = name.replace("-", "_")
         if key == "image_size":
             sides = [int(side) for side in value.split("x")]

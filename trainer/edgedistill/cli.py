@@ -210,7 +210,28 @@ def cli() -> None:
 @click.option(
     "--min-retention", type=float, help="Least share of the teacher's metric.  [default: 0.95]"
 )
-@click.option("--precision", metavar="auto|float32|int8", help="[default: auto]")
+@click.option("--precision", metavar="auto|float32|float16|int8|int4", help="[default: auto]")
+@click.option(
+    "--backend",
+    metavar="auto|onnx|tflite",
+    help="Form of the model.  [default: ONNX, or TFLite where the board runs only that]",
+)
+@click.option(
+    "--target",
+    metavar="local|ssh://…",
+    help="Measure the best candidates and the bundle there.  [default: predictions alone]",
+)
+@click.option(
+    "--target-seconds",
+    metavar="S",
+    type=float,
+    help="After so long no further candidate is measured.  [default: 300]",
+)
+@click.option(
+    "--wheels",
+    metavar="DIR",
+    help="Folder to take the target's wheels from.  [default: the package index]",
+)
 @click.option("--device", metavar="auto|cpu|cuda|mps", help="Where to train.  [default: auto]")
 @click.option("--mixed-precision", metavar="no|bf16|fp16", help="Of training.  [default: no]")
 @click.option("--cache-mib", type=int, help="Most for a teacher's features.  [default: 2048]")
@@ -236,17 +257,26 @@ def fit(recipe: Path | None, fresh: bool, plan_only: bool, as_json: bool, **opti
     where it was when it is started again.  `accelerate launch --multi_gpu --num_processes N -m
     edgedistill.cli fit …` trains in N processes, on CPUs too.
 
+    With --target, the best candidates are measured there before one is trained, and the bundle at
+    the end (docs/search.md); with --plan as well, the measured figures stand beside the predicted.
+
     \b
-    Exit codes: 0 the budget is kept (or estimated to be), 1 it is not, 2 cannot run.
+    Exit codes: 0 the budget is kept (or estimated to be), 1 it is not, 2 cannot run, 3 the target's
+    runs do not decide it.
     """
     from edgedistill.pipeline import fit as run
-    from edgedistill.pipeline import plan
+    from edgedistill.pipeline import measured_plan, plan
     from edgedistill.recipe import Recipe
 
     made = Recipe.build(recipe, options)
-    if plan_only:
+    if plan_only and made.target:
+        with _Drawing() as progress:
+            found = measured_plan(made, fresh=fresh, progress=progress)
+        _print_measured_plan(found, made.target)
+    elif plan_only:
         found = plan(made)
         _print_plan(found)
+    if plan_only:
         if as_json:
             click.echo(json.dumps(found.to_json()))
         found.require()
@@ -754,6 +784,34 @@ def _print_plan(found: Plan) -> None:
     if found.binding:
         limit = getattr(budget, found.binding)
         _say(f"binding: {found.binding} {limit:g} keeps out most candidates")
+
+
+def _print_measured_plan(found: Plan, target: str) -> None:
+    """What was predicted of the finalists, and what the target says."""
+    percentile = found.budget.percentile
+    _say(
+        f"{', '.join(found.families)} for {found.profile}: {len(found.measured)} of {found.size} "
+        f"candidates measured on {target}, untrained; {len(found.fitting)} of them fit"
+    )
+    if not found.measured:
+        return
+    first = found.measured[0].measured
+    _say(f"{(first and first.board) or 'board unknown'}, {first and first.engine}:")
+    _say("           predicted         measured")
+    _say(
+        f"  expected   p50 ms    bound   p50 ms      p{percentile}  RAM MiB     MiB  over"
+        "              spec"
+    )
+    for c in found.measured:
+        if c.measured is None:
+            continue
+        over = ", ".join(c.over(found.budget)) or "-"
+        _say(
+            f"{'>' if found.fitting[:1] == (c,) else ' '} {c.expected:>8.3f} "
+            f"{c.latency.p50_ms:>8.3f} {c.costs['latency_ms']:>8.3f} {c.p50_ms:>8.3f} "
+            f"{c.held['latency_ms']:>8.3f} {c.held['peak_ram_mib']:>8.1f} "
+            f"{c.held['size_mib']:>7.4f}  {over:<17} {c.precision} {c.spec}"
+        )
 
 
 def _print_estimate(found: Estimate) -> None:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 import edgedistill_runtime.manifest as contract
-from edgedistill import answers, report, search, verify
+from edgedistill import answers, finalists, repair, report, search, target, verify
 from edgedistill import pack as packing
+from edgedistill.boards import BoardError
 from edgedistill.budget import Limit
 from edgedistill.cache import Cache, digest, user_cache
-from edgedistill.convert import Converted, Converter, quantization_of
+from edgedistill.convert import WEIGHTS_ALONE, Converted, Converter, Form, quantization_of
 from edgedistill.cost import memory
 from edgedistill.cost.graph import kernels_of
 from edgedistill.cost.kernels import total_macs
@@ -33,16 +34,19 @@ from edgedistill.errors import ExportError, OverBudget, TrainingError
 from edgedistill.payback import Meter, Payback
 from edgedistill.progress import Progress
 from edgedistill.provenance import versions
+from edgedistill.repair import Attempt, Repair
 from edgedistill.report import FitResult
 from edgedistill.samples import Samples
-from edgedistill.search import Candidate
+from edgedistill.search import Candidate, Plan
 from edgedistill.search.short import middle, shortened
 from edgedistill.setting import Setting
 from edgedistill.students import Family
 from edgedistill.students.modules import as_if_trained
+from edgedistill.target import Measurement
 from edgedistill.tasks import TextClassification, task_of
 from edgedistill_runtime import bench
 from edgedistill_runtime.files import write_atomically
+from edgedistill_runtime.manifest import Backend
 from edgedistill_runtime.model import load
 
 T = TypeVar("T")
@@ -51,6 +55,8 @@ CACHE_DAYS = 60
 PAID_STAGES = ("trials", "distil")
 """What a student costs.  Its teacher is there anyway: without a student it would ship."""
 HOST_BENCH_SECONDS = 1.0
+TARGET_BENCH_SECONDS = 30.0
+"""As `edgedistill bench` does without being asked."""
 TIMED_SAMPLES = 20
 
 
@@ -73,11 +79,15 @@ class Delivery:
         if processes.main:
             shared.evict(CACHE_DAYS)
         self.work, self.shared, self.losses = work, shared, losses
-        self._made: dict[str, tuple[Trainer, Converter]] = {}
-        """What trains and converts the students of a family."""
+        self._made: dict[str, tuple[Trainer, Converter, Converter]] = {}
+        """What trains and converts the students of a family, and converts their teachers."""
         self._teachers: dict[str, Teacher] = {}
         self._use(setting.family)
         self.trials: search.Trials | None = None
+        self.refused = ""
+        """Why the last student that was converted does not ship."""
+        self.finalists: Plan | None = None
+        """The plan with what the target measured."""
         self.meter = Meter()
         self.seconds: dict[str, float] = {}
         self._stage, self._start = "", time.monotonic()
@@ -90,8 +100,33 @@ class Delivery:
                 setting.recipe, setting.data, self.task, family, self.work, self.shared,
                 self.processes, self.progress, self.losses,
             )  # fmt: skip
-            self._made[family.name] = trainer, Converter(trainer, setting.backend, self.work)
-        self.trainer, self.converter = self._made[family.name]
+            engine = setting.engine.name
+            converter = onnx = Converter(trainer, setting.backend, self.work, engine)
+            if setting.backend.name != "onnx":
+                onnx = Converter(trainer, Backend("onnx", setting.backend.threads), self.work)
+            self._made[family.name] = trainer, converter, onnx
+        self.trainer, self.converter, self.onnx = self._made[family.name]
+
+    def measured(self, found: Plan, source: Any = None) -> Plan:
+        """The plan with its finalists measured on the recipe's target, untrained.
+
+        As it is, if the recipe has no target.  source: as in `teacher`.
+        """
+        setting = self.setting
+        if not setting.recipe.target:
+            return found
+        self._begin("measure", f"the best candidates on {setting.recipe.target}, untrained")
+
+        def make() -> Plan:
+            tokenizer = self.trainer.tokenizer(source)
+
+            def pack(candidate: Candidate, path: Path) -> float:
+                return self._pack_untrained(candidate, tokenizer, path)
+
+            return finalists.measure(setting, found, pack, self.work, self.progress)
+
+        self.finalists = self._by_main(make)
+        return self.finalists
 
     def tried(self, candidates: Sequence[Candidate], source: Any = None) -> Sequence[Candidate]:
         """The candidates with those first that short distillations found best.
@@ -170,11 +205,52 @@ class Delivery:
         return limit is None or self._untrained_mib(candidate) <= limit
 
     def _untrained_mib(self, candidate: Candidate) -> float:
+        return self._bundle_mib(candidate, self._untrained(candidate))
+
+    def _untrained(self, candidate: Candidate) -> bytes:
+        """The file of its untrained network, in its precision.  Raises ExportError."""
         data, family = self.setting.data, self.setting.family_of(candidate)
         torch.manual_seed(self.setting.recipe.seed)
-        module = family.build(candidate.spec, data.input_shape, len(data.labels))
+        module = as_if_trained(family.build(candidate.spec, data.input_shape, len(data.labels)))
         self._use(family)
-        return self._exported_mib(candidate, as_if_trained(module))
+        float32 = self.converter.float32(module, None, "student")
+        samples = None
+        if family.quantization == "static":
+            samples = self.trainer.samples(self.converter.calibration, None)
+        return self.converter.in_precision(
+            float32, candidate.precision, samples, family.quantization
+        )
+
+    def _pack_untrained(self, candidate: Candidate, tokenizer: bytes | None, path: Path) -> float:
+        """Write its untrained network's bundle, without a budget.  -> MiB, as `_bundle_mib`"""
+        setting, data = self.setting, self.setting.data
+        model = self._untrained(candidate)
+        preprocessing = self.task.preprocessing(candidate.spec, tokenizer)
+        validation = self.trainer.samples(data.validation.x, preprocessing.encoder)
+        rows = packing.golden_rows(validation, setting.recipe.seed)
+        outputs = verify.logits(model, validation, rows, setting.backend)
+        contents = packing.Contents(
+            name="candidate",
+            version=0,
+            task=self.task.name,
+            model=model,
+            precision=candidate.precision,
+            backend=setting.backend,
+            sample=data.sample,
+            labels=data.labels,
+            preprocess=preprocessing.steps,
+            postprocess=answers.Answers(multi_label=data.multi_label).steps(),
+            files=preprocessing.files,
+            golden_inputs=data.validation.x[rows],
+            golden_outputs=outputs,
+            golden_atol=verify.golden_tolerance(candidate.precision, outputs),
+            budget=contract.Budget(percentile=setting.budget.percentile),
+            predicted=contract.Predicted("unknown"),
+            accuracy=contract.Accuracy(self.task.metric, 0.0, None, len(data.validation)),
+            provenance={},
+        )
+        packing.pack(path, contents, setting.profile, setting.engine)
+        return self._bundle_mib(candidate, model)
 
     def exportable(self, candidates: Sequence[Candidate]) -> Candidate:
         """The first candidate whose untrained network, exported, keeps the size limit.
@@ -231,20 +307,57 @@ class Delivery:
             )
         return student
 
-    def convert(self, candidate: Candidate, student: Student) -> Converted | None:
-        """The trained student as the file that ships; None if it does not pass the gate."""
+    def convert(
+        self,
+        candidate: Candidate,
+        student: Student,
+        teacher: Teacher,
+        fitting: Sequence[Candidate],
+    ) -> tuple[Candidate, Converted] | None:
+        """The trained student as the file that ships, and the candidate that this makes of it.
+
+        None if no form of it passes the gate: `refused` then says why.
+        """
         self._begin("convert")
-        converted = self._by_main(
-            lambda: self.converter.convert(
-                student.module, student.preprocessing.encoder, candidate.precision, "student"
+        why = self.setting.precision_reason(candidate)
+        if candidate.precision == "float32":
+            made = self._by_main(
+                lambda: self.converter.convert(
+                    student.module, student.preprocessing.encoder, Form("float32"), "student"
+                )
             )
-        )
-        reason = self.setting.precision_reason(candidate)
-        self.progress.note(
-            f"{candidate.precision}  {converted.points_lost:.2f} points lost on validation "
-            f"(at most {verify.GATE_POINTS}); {reason}"
-        )
-        return converted if converted.points_lost <= verify.GATE_POINTS else None
+            attempt = Attempt((), candidate, made)
+        else:
+            attempt = self._quantize(candidate, student, teacher, fitting)
+        for step in attempt.path:
+            self.progress.note(step.sentence())
+        if attempt.converted is None:
+            self.refused = attempt.sentence()
+            return None
+        reason = repair.reason(why, attempt.path)
+        self.progress.note(f"{attempt.candidate.precision}  {reason}")
+        return attempt.candidate, replace(attempt.converted, path=attempt.path, reason=reason)
+
+    def _quantize(
+        self,
+        candidate: Candidate,
+        student: Student,
+        teacher: Teacher,
+        fitting: Sequence[Candidate],
+    ) -> Attempt:
+        """After training, then in training, then not at all: the first that holds the gate."""
+        mend = Repair(self.setting, self.converter, candidate, student, fitting, self._bundle_mib)
+        if candidate.precision in WEIGHTS_ALONE:
+            return self._by_main(mend.weights_alone)
+        attempt = self._by_main(lambda: mend.attempt(student.module))
+        if attempt.converted is None:
+            self._begin("distil", "on, with quantization")
+            aware = self.trainer.quantization_aware(candidate.spec, teacher, student)
+            self._begin("convert")
+            name = "quantization-aware int8"
+            more = self._by_main(lambda: mend.attempt(aware.module, name))
+            attempt = replace(more, path=attempt.path + more.path)
+        return self._by_main(lambda: mend.settled(attempt))
 
     def control(
         self, candidate: Candidate, teacher: Teacher, student: Student, converted: Converted
@@ -254,6 +367,8 @@ class Delivery:
         if not seeds:
             return None
         self._begin("control", f"with and without the teacher, {seeds} seeds")
+        # not every seed is trained on with quantization: where that was needed, float32 compares
+        form = Form("float32") if converted.form.aware else converted.form
         spec, first = candidate.spec, self.setting.recipe.seed
         with_teacher, without, views = [], [], None
         for seed in range(first, first + seeds):
@@ -262,8 +377,8 @@ class Delivery:
                 pupil = self.trainer.student(spec, teacher, seed=seed, choices=student.choices)
             control = self.trainer.control(spec, teacher, views, seed)
             views = control.choices["control"].views
-            with_teacher.append(self._test_metric(pupil, candidate.precision))
-            without.append(self._test_metric(control, candidate.precision))
+            with_teacher.append(self._test_metric(pupil, form))
+            without.append(self._test_metric(control, form))
             self.progress.note(
                 f"seed {seed}  {self.task.metric} with the teacher {with_teacher[-1]:.4f}, "
                 f"without {without[-1]:.4f}"
@@ -272,12 +387,12 @@ class Delivery:
         self.progress.note(made.sentence())
         return made
 
-    def _test_metric(self, student: Student, precision: str) -> float:
+    def _test_metric(self, student: Student, form: Form) -> float:
         """Of the packed form, on the test split."""
 
         def measure() -> float:
             encoder = student.preprocessing.encoder
-            converted = self.converter.convert(student.module, encoder, precision, "student")
+            converted = self.converter.convert(student.module, encoder, form, "student")
             return self.converter.metric(converted.shipped, self.setting.data.test, encoder)
 
         return self._by_main(measure)
@@ -407,9 +522,12 @@ class Delivery:
         baseline = self._teacher_baseline(teacher, student, converted)
         self._begin("bench", "on this machine")
         host = bench.bench(bundle, {}, HOST_BENCH_SECONDS)
+        there = self._on_target(bundle)
         self._end()
         limits = self._limits(candidate, bundle, metric)
-        verdict, reason = report.verdict(limits)
+        if there is not None:
+            limits = [report.measured(limit, there) for limit in limits]
+        verdict, reason = report.verdict(limits, there)
         contents = {
             "verdict": verdict,
             "reason": reason,
@@ -436,7 +554,8 @@ class Delivery:
             "answers": None if data.multi_label else self.answers.judged(logits, data.test.y),
             "retention": metric / self.teacher_metric,
             "precision": converted.precision,
-            "precision_reason": self.setting.precision_reason(candidate),
+            "precision_reason": converted.reason,
+            "quantization": [asdict(step) for step in converted.path],
             "size_mib": bundle.stat().st_size / 2**20,
             "predicted": candidate.to_json()["predicted"] | {"basis": candidate.latency.basis},
             "host": {
@@ -446,6 +565,7 @@ class Delivery:
                 "teacher_latency_ms": baseline["teacher_latency_ms"],
             },
             "budget": report.limits_json(limits),
+            "target": there and self._target_json(there),
             "search": self.trials and self.trials.to_json(),
             "payback": self._payback(baseline),
             "control": control and {**asdict(control), "sentence": control.sentence()},
@@ -455,14 +575,36 @@ class Delivery:
         report.write(self.out / "report.json", contents)
         return FitResult(bundle, contents, tuple(limits))
 
+    def _on_target(self, bundle: Path) -> Measurement | None:
+        """What the recipe's target says of the packed file.  Raises BoardError."""
+        recipe = self.setting.recipe
+        if not recipe.target:
+            return None
+        self._begin("target", f"the packed file, measured on {recipe.target}")
+        try:
+            with target.connect(recipe.target, self.setting.profile, recipe.wheels_folder) as there:
+                return there.bench(bundle, TARGET_BENCH_SECONDS)
+        except BoardError as error:
+            raise BoardError(
+                f"{error} ({bundle} is packed; started again, fit goes on from there)"
+            ) from None
+
+    def _target_json(self, there: Measurement) -> dict[str, Any]:
+        measured = self.finalists.measured if self.finalists else ()
+        return {
+            "target": self.setting.recipe.target,
+            "finalists": [candidate.to_json() for candidate in measured],
+            "bench": there.to_json(),
+        }
+
     def teacher_files(self, teacher: Teacher) -> tuple[bytes, bytes]:
         """The teacher as a float32 and as an int8 ONNX file.  Raises ExportError."""
         is_text = self.setting.data.task == TextClassification.name
         network = _Unpadded(teacher.network) if is_text else teacher.network
-        samples = self.trainer.samples(self.converter.calibration, teacher.encoder)
-        float32 = self.converter.float32(network, samples, "teacher")
+        samples = self.trainer.samples(self.onnx.calibration, teacher.encoder)
+        float32 = self.onnx.float32(network, samples, "teacher")
         kind = "dynamic" if is_text else quantization_of(network)
-        return float32, self.converter.in_precision(float32, "int8", samples, kind)
+        return float32, self.onnx.in_precision(float32, "int8", samples, kind)
 
     def _teacher_baseline(
         self, teacher: Teacher, student: Student, converted: Converted
@@ -471,16 +613,16 @@ class Delivery:
 
         Latencies are of the bare models, timed here one after the other.
         """
-        data, backend = self.setting.data, self.setting.backend
+        data, backend = self.setting.data, self.onnx.backend
         rows = range(min(TIMED_SAMPLES, len(data.validation)))
         theirs = self.trainer.samples(data.validation.x[: len(rows)], teacher.encoder)
         own = self.trainer.samples(data.validation.x[: len(rows)], student.preprocessing.encoder)
 
-        def p50_ms(model: bytes, samples: Samples) -> float:
+        def p50_ms(model: bytes, samples: Samples, backend: Backend = backend) -> float:
             return verify.time_model(model, samples, rows, backend).p50_ms
 
         known: dict[str, Any] = {
-            "student_latency_ms": p50_ms(converted.shipped, own),
+            "student_latency_ms": p50_ms(converted.shipped, own, self.setting.backend),
             "teacher_latency_ms": None,
             "teacher": {"params": teacher.parameters, "macs": None, "size_mib": None},
             "quantized": None,
@@ -496,7 +638,7 @@ class Delivery:
             "size_mib": len(float32) / 2**20,
         }
         known["quantized"] = {
-            "metric": self.converter.metric(int8, data.test, teacher.encoder),
+            "metric": self.onnx.metric(int8, data.test, teacher.encoder),
             "latency_ms": p50_ms(int8, theirs),
             "size_mib": len(int8) / 2**20,
         }
@@ -546,15 +688,9 @@ class Delivery:
             "alpha": student.alpha,
         }
 
-    def _exported_mib(self, candidate: Candidate, module: torch.nn.Module) -> float:
+    def _bundle_mib(self, candidate: Candidate, model: bytes) -> float:
         """Size of the candidate's bundle: the true one of its file, the rest generously."""
         data = self.setting.data
-        quantization = self.setting.family_of(candidate).quantization
-        float32 = self.converter.float32(module, None, "student")
-        samples = None
-        if quantization == "static":
-            samples = self.trainer.samples(self.converter.calibration, None)
-        model = self.converter.in_precision(float32, candidate.precision, samples, quantization)
         golden = packing.GOLDEN_SAMPLES * (search.sample_bytes(data) + 4 * len(data.labels))
         tokens = memory.TOKEN_BYTES * getattr(candidate.spec, "vocabulary", 0)
         return (len(model) + golden + tokens + packing.OVERHEAD_BYTES) / 2**20

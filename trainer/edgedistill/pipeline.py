@@ -23,6 +23,28 @@ def plan(recipe: Recipe, student: Family | None = None) -> Plan:
     return Setting.of(recipe, student).plan()
 
 
+def measured_plan(
+    recipe: Recipe,
+    student: Family | None = None,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan with its finalists measured on the recipe's target; nothing is trained.
+
+    Figures are kept in the recipe's folder, and `fit` finds them there.  fresh: as in `fit`.
+    Raises BoardError if the target is lost or refuses; SettingsError.
+    """
+    setting = Setting.of(recipe, student)
+    progress = progress or Silent()
+    from edgedistill.delivery import Delivery
+    from edgedistill.distill.processes import Processes
+
+    with open_workspace(recipe, fresh) as work:
+        processes = Processes(recipe.device, recipe.mixed_precision, "", work.folder)
+        return Delivery(setting, work, processes, progress).measured(setting.plan())
+
+
 def fit(
     recipe: Recipe | None = None,
     *,
@@ -40,8 +62,10 @@ def fit(
     teacher: as in a recipe, or a torch module of your own (docs/adding-a-teacher.md).
     losses: functions by the names that [[stages]] give them (docs/adding-a-loss.md).
     fresh: forget the finished stages of an earlier run in the same folder.
-    Returns paths and report; `result.exit_code` is 1 if the packed file misses a limit.
-    Raises OverBudget if no student fits, SettingsError, DataError or TeacherError if it cannot run.
+    Returns paths and report; `result.exit_code` is 1 if the packed file misses a limit, 3 if a
+    target's runs do not decide it.
+    Raises OverBudget if no student fits, SettingsError, DataError or TeacherError if it cannot run,
+    BoardError if the target is lost or refuses.
     """
     if isinstance(student, str):
         options["student"], student = student, None
@@ -55,7 +79,9 @@ def fit(
     progress.stage("plan", setting.summary())
     for note in setting.data.notes:
         progress.note(note)
-    candidates: Sequence[Candidate] = setting.plan().require()
+    found = setting.plan()
+    if not recipe.target:
+        found.require()
     from edgedistill.distill.processes import Processes  # torch from here on
 
     logs = recipe.out_folder / "work" / "logs"
@@ -64,19 +90,21 @@ def fit(
         from edgedistill.delivery import Delivery
 
         delivery = Delivery(setting, work, processes, progress, losses)
+        candidates: Sequence[Candidate] = delivery.measured(found, teacher).require()
         candidates = delivery.tried(candidates, teacher)
         tried: list[str] = []
         while candidates and len(tried) < MAX_TRIES:
             candidate = delivery.exportable(candidates)
             guide = delivery.teacher(teacher)
             trained = delivery.student(candidate, guide)
-            converted = delivery.convert(candidate, trained)
-            if converted is not None:
-                control = delivery.control(candidate, guide, trained, converted)
-                return delivery.finish(candidate, guide, trained, converted, control)
-            tried.append(f"{candidate.spec} in {candidate.precision}")
+            shipped = delivery.convert(candidate, trained, guide, candidates)
+            if shipped is not None:
+                final, converted = shipped
+                control = delivery.control(final, guide, trained, converted)
+                return delivery.finish(final, guide, trained, converted, control)
+            tried.append(f"{candidate.spec} in {candidate.precision}, which {delivery.refused}")
             candidates = candidates[candidates.index(candidate) + 1 :]
         raise OverBudget(f"no candidate passed the accuracy gate; tried {'; '.join(tried)}")
 
 
-__all__ = ["FitResult", "fit", "plan"]
+__all__ = ["FitResult", "fit", "measured_plan", "plan"]

@@ -16,7 +16,8 @@ from edgedistill.settings import Settings
 Positive = Annotated[float, Meta(gt=0, le=1e9)]  # infinity is no limit
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
-Precision = Literal["auto", "float32", "int8"]
+TARGET_SECONDS = 300.0
+Precision = Literal["auto", "float32", "float16", "int8", "int4"]
 
 
 class Training(Settings, frozen=True):
@@ -182,10 +183,19 @@ class Recipe(Settings, frozen=True):
     spec: dict[str, int | float | str] = msgspec.field(default_factory=dict)
     """Fields that the student's spec must have, such as {layers = 2}."""
     precision: Precision = "auto"
+    backend: Literal["auto", "onnx", "tflite"] = "auto"
+    """Form of the model: by default ONNX, and TFLite for a board on which only that runs."""
     trials: Annotated[int, Meta(ge=0, le=1000)] = 0
     """Candidates that are distilled briefly to find the best of them; 0 ranks by capacity alone."""
     storage: str = ""
     """Where workers share trials: an Optuna URL (sqlite:///trials.db) or a journal's file."""
+    target: str = ""
+    """Where finalists and the bundle are measured: ssh://user@host[:port], or local; empty trusts
+    the predictions."""
+    target_seconds: Positive = TARGET_SECONDS
+    """After so long on the target no further finalist is measured."""
+    wheels: str = ""
+    """Folder of wheels to take the target's from; empty is the package index."""
     latency_ms: Positive | None = None
     percentile: Literal[50, 95, 99] | None = None
     peak_ram_mib: Positive | None = None
@@ -216,6 +226,10 @@ class Recipe(Settings, frozen=True):
             raise ValueError("trials needs at least 2 candidates to compare; 0 leaves them out")
         if self.storage and not self.trials:
             raise ValueError("storage is where trials are shared; give trials too")
+        if self.target_seconds != TARGET_SECONDS and not self.target:
+            raise ValueError("target_seconds is how long a target measures; give target too")
+        if self.wheels and not self.target.startswith("ssh://"):
+            raise ValueError("wheels is for a board; give it as target too, ssh://…")
 
     @staticmethod
     def load(path: Path | str) -> Recipe:
@@ -259,8 +273,10 @@ class Recipe(Settings, frozen=True):
 
     @property
     def unplaced(self) -> Recipe:
-        """Without what says where results stand, and not what they are."""
-        return msgspec.structs.replace(self, out="", storage="")
+        """Without what says where results stand and figures are measured, and not what is made."""
+        return msgspec.structs.replace(
+            self, out="", storage="", target="", target_seconds=TARGET_SECONDS, wheels=""
+        )
 
     @property
     def data_name(self) -> str:
@@ -273,6 +289,10 @@ class Recipe(Settings, frozen=True):
     @property
     def bundle_name(self) -> str:
         return self.name or f"{self.data_name}-{self.profile_name}"
+
+    @property
+    def wheels_folder(self) -> Path | None:
+        return Path(self.wheels) if self.wheels else None
 
     @property
     def out_folder(self) -> Path:

@@ -6,10 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.budget import Limit
 from edgedistill_runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from edgedistill.target import Measurement
+
+EXIT_CODES = {"fits": 0, "over budget": 1, "inconclusive": 3, "invalid": 3}
+TIMED = ("latency_ms", "cold_start_ms")
+"""What invalid runs say nothing about."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,29 @@ class FitResult:
 
     @property
     def exit_code(self) -> int:
-        return 0 if self.verdict == "fits" else 1
+        return EXIT_CODES[self.verdict]
 
 
-def verdict(limits: Sequence[Limit]) -> tuple[str, str]:
-    """ "fits" or "over budget", and the sentence that says why."""
+def measured(limit: Limit, there: Measurement) -> Limit:
+    """The limit with what a target's bench says of it, if it does; a size needs no board."""
+    lines = {line.name.split()[0]: line for line in there.budget}  # "latency_ms p95"
+    line = lines.get(limit.name)
+    if line is None or limit.name == "size_mib":
+        return limit
+    invalid = there.verdict == "INVALID" and limit.name in TIMED
+    return Limit(limit.name, limit.limit, line.value, line.standing, None if invalid else line.ok)
+
+
+def verdict(limits: Sequence[Limit], there: Measurement | None = None) -> tuple[str, str]:
+    """ "fits", "over budget", "inconclusive" or "invalid", and the sentence that says why.
+
+    there: what a target's bench says; the last two are its own.
+    """
     missed = [limit for limit in limits if limit.ok is False]
     if missed:
         return "over budget", "; ".join(_miss(limit) for limit in missed)
+    if there is not None and there.verdict in ("INCONCLUSIVE", "INVALID"):
+        return there.verdict.lower(), there.reason
     open_ = [x.name for x in limits if x.standing in ("estimated", "unknown")]
     if open_:
         return (

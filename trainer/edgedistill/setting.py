@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgedistill import budget, data, search
+from edgedistill import budget, data, search, target
 from edgedistill.data import Dataset
 from edgedistill.distill import methods
 from edgedistill.errors import SettingsError, unknown
-from edgedistill.profiles import Choice, DeviceProfile
+from edgedistill.profiles import ENGINES, Choice, DeviceProfile
 from edgedistill.recipe import Recipe
 from edgedistill.search.smaller import Smaller, smaller
 from edgedistill.students import FAMILIES, Family, family, tasks_of
@@ -48,10 +48,10 @@ class Setting:
     @staticmethod
     def of(recipe: Recipe, student: Family | None = None) -> Setting:
         """Look everything up.  Raises SettingsError or DataError."""
+        if recipe.target:
+            target.check(recipe.target)
         profile = DeviceProfile.load(recipe.profile)
-        engine = profile.engine("onnx")
-        if engine is None:
-            raise SettingsError(_no_engine(profile))
+        engine = _engine(profile, recipe.backend)
         found = data.load(
             recipe.data,
             data.Columns(
@@ -67,7 +67,7 @@ class Setting:
             known = unknown("task", recipe.task, DEFAULT_FAMILY)
             fits = f"the data {found.name!r} are for {found.task}, not for {recipe.task}"
             raise SettingsError(fits if recipe.task in DEFAULT_FAMILY else known)
-        chosen = _families(recipe, student, found)
+        chosen = _in_precision(_families(recipe, student, found), recipe.precision, engine)
         if recipe.unknown and found.multi_label:
             raise SettingsError(
                 "unknown is for one label a sample; where there may be several, none is an answer"
@@ -92,7 +92,8 @@ class Setting:
 
     @property
     def backend(self) -> Backend:
-        return Backend("onnx", threads=self.profile.budget.threads)
+        name = "onnx" if self.engine.name in ENGINES["onnx"] else "tflite"
+        return Backend(name, threads=self.profile.budget.threads)
 
     def plan(self) -> search.Plan:
         """Every candidate in the precisions that the recipe allows.
@@ -112,6 +113,7 @@ class Setting:
             precisions(self.recipe),
             self.recipe.spec,
             self.vocabulary,
+            self.engine.name,
         )
 
     def _alternatives(self) -> Iterator[str]:
@@ -119,6 +121,12 @@ class Setting:
         other = tuple(p for p in PRECISIONS if p not in precisions(self.recipe))
         if other and self._fits(recipe=_changed(self.recipe, precision=other[0])):
             yield f"--precision {other[0]}"
+        products = tuple(each for each in self.families if each.quantization == "dynamic")
+        packs = self.recipe.precision == "auto" and self.engine.name in ENGINES["onnx"]
+        if packs and products:
+            changed = _changed(self.recipe, precision="int4")
+            if self._fits(families=products, recipe=changed):
+                yield "--precision int4"
         known = {each.name for each in self.families}
         for each in suiting(self.recipe, self.data.task):
             if each.name not in known and self._fits(
@@ -126,6 +134,10 @@ class Setting:
             ):
                 spec = " without spec" if self.recipe.spec else ""
                 yield f"--student {each.name}{spec}"
+        for name in ENGINES:
+            another = self.profile.engine(name)
+            if another and another.name != self.engine.name and self._fits(engine=another):
+                yield f"--backend {name} ({another.name} {another.version})"
         sizes = smaller(self.data, self.recipe)
         yield from islice((each.option for each in sizes if self._with(each)._plan_fits()), 1)
 
@@ -147,6 +159,8 @@ class Setting:
         """Why the bundle ships in its precision."""
         if self.recipe.precision != "auto":
             return "asked for"
+        if candidate.measured:
+            return f"by the latencies measured on {self.recipe.target}"
         if candidate.latency.standing == "predicted":
             return f"by the measured rates of {self.engine.name} on {self.profile.name}"
         if candidate.precision == "float32":
@@ -205,6 +219,24 @@ def _families(recipe: Recipe, student: Family | None, found: Dataset) -> tuple[F
     return (chosen,)
 
 
+def _in_precision(chosen: tuple[Family, ...], precision: str, engine: Choice) -> tuple[Family, ...]:
+    """The families that there are in a precision.  Raises SettingsError."""
+    if precision in ("float16", "int4") and engine.name not in ENGINES["onnx"]:
+        raise SettingsError(
+            f"precision {precision} is for onnxruntime, and the engine is {engine.name}; choose "
+            "float32 or int8"
+        )
+    if precision != "int4":
+        return chosen
+    suit = tuple(each for each in chosen if each.quantization == "dynamic")
+    if not suit:
+        raise SettingsError(
+            f"precision int4 is for networks of matrix products, which {chosen[0].name!r} is not; "
+            "choose int8 or float16, or another family with --student"
+        )
+    return suit
+
+
 def _takes(each: Family, recipe: Recipe, task: str) -> bool:
     """Whether texts may be as long as the recipe has them."""
     most = getattr(each, "max_tokens", recipe.max_length)
@@ -246,12 +278,16 @@ def _measured(found: Dataset, recipe: Recipe) -> tuple[Dataset, int]:
     return found, vocabulary.available(tokenizer, texts)
 
 
-def _no_engine(profile: DeviceProfile) -> str:
-    tflite = profile.engine("tflite")
-    if tflite:
-        return (
-            f"{profile.name} has no engine for ONNX bundles ({tflite.os.name} has {tflite.name} "
-            f"{tflite.version}), and this version of fit writes ONNX only; choose another profile"
+def _engine(profile: DeviceProfile, backend: str) -> Choice:
+    """The board's engine for the wanted form, ONNX before TFLite.  Raises SettingsError."""
+    for name in ENGINES if backend == "auto" else (backend,):
+        if found := profile.engine(name):
+            return found
+    other = next((found for name in ENGINES if (found := profile.engine(name))), None)
+    if other:
+        raise SettingsError(
+            f"{profile.name} has no engine for {backend} ({other.os.name} has {other.name} "
+            f"{other.version}); leave --backend out"
         )
     reasons = "; ".join(f"{system.name}: {system.note}" for system in profile.os)
-    return f"{profile.name} has no engine that can run a bundle ({reasons})"
+    raise SettingsError(f"{profile.name} has no engine that can run a bundle ({reasons})")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WEIGHT_BYTES = {"float32": 4, "int8": 1}
+MIXED = "int8-mixed"
+"""The precision of a network in int8 of which some layers are float32."""
 FLOAT_OPS = frozenset(
     ("Add", "BiasGelu", "Conv", "LayerNormalization", "SkipLayerNormalization", "Slice")
 )
@@ -46,6 +48,9 @@ class Kernel:
     """Elements that a pooling window has."""
     broadcast: bool = False
     """Of two operands, one is smaller, and used again and again."""
+
+
+_PRODUCTS = frozenset(("FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
 
 
 def conv(
@@ -113,12 +118,29 @@ def weight_bytes(kernels: tuple[Kernel, ...], precision: str) -> int:
 
 
 def _stored(kernel: Kernel, precision: str) -> int:
+    if precision == "float16":  # what has one axis stays float32, and so do constants of sums
+        return (4 if kernel.op in FLOAT_OPS - {"Conv", "Slice"} else 2) * kernel.weights + (
+            4 * kernel.biases
+        )
+    if precision == "int4":
+        if kernel.op == "Gather":  # int8, a scale a row
+            return kernel.weights + 4 * kernel.weights // kernel.output[-1]
+        if kernel.op in _PRODUCTS:  # half a byte, a scale for 32
+            return kernel.weights * 5 // 8 + 4 * kernel.biases
+        return 4 * (kernel.weights + kernel.biases)
     """In int8, biases are int32 with a scale a channel, or float32 where ranges are dynamic."""
-    if precision == "float32" or kernel.op in FLOAT_OPS:
+    is_float = kernel.op in FLOAT_OPS or (precision == MIXED and not _is_int8(kernel))
+    if precision == "float32" or is_float:
         return 4 * (kernel.weights + kernel.biases)
     if kernel.op in DYNAMIC_OPS:  # a column has a scale and a zero
         return kernel.weights + 4 * kernel.biases + (4 + 1) * kernel.output[-1]
     return kernel.weights + (4 + 4 + 4 + 1 + 4) * kernel.biases
+
+
+def _is_int8(kernel: Kernel) -> bool:
+    """Whether its weights are, in a network that mixes them."""
+    one_byte = kernel.op == "Gather" and kernel.element_bytes == 1
+    return one_byte or kernel.op.startswith("Q") or kernel.op in DYNAMIC_OPS
 
 
 def table_rows(kernels: Sequence[Kernel]) -> int:

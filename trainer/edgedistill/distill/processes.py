@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from edgedistill.distill.allocator import keep_freed_memory
 from edgedistill.errors import SettingsError
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ class Processes:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
+        keep_freed_memory()
         # another fit of this process may have had another device or precision
         AcceleratorState._reset_state(reset_partial_state=device != "auto")
         if device in ("cuda", "mps") and not getattr(torch, device).is_available():

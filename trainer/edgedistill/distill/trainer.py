@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgedistill import __version__, losses, teachers
 from edgedistill.cache import Cache, digest
 from edgedistill.data import Dataset
-from edgedistill.distill import methods, outputs
+from edgedistill.distill import fakequant, methods, outputs
 from edgedistill.distill.features import FEATURES, FeatureLoss
 from edgedistill.distill.loop import Loop, Loss, Rows, Schedule, Score
 from edgedistill.distill.processes import Processes
@@ -42,6 +42,8 @@ from edgedistill_runtime.tokenize import TextEncoder
 AUTO_VOCABULARY = 8000
 MEASURED_BATCHES = 16
 """Batches of training data on which a student measures what matters in its teacher."""
+AWARE_SHARE, AWARE_RATE = 1 / 4, 1 / 10
+"""Epochs and learning rate of quantization-aware training, over those of the training before."""
 SOFT = {
     "soft_targets": losses.soft_targets,
     "decoupled": losses.decoupled,
@@ -137,6 +139,14 @@ class Trainer:
             body,
             validation,
         )
+
+    def tokenizer(self, source: Any = None) -> bytes | None:
+        """The teacher's tokenizer as JSON, for texts; nothing is trained for it."""
+        if self.data.task != TextClassification.name:
+            return None
+        if source is None and self.recipe.teacher == "auto":
+            return self._auto()[2]
+        return self._load(source).tokenizer_json
 
     def _load(self, source: Any) -> teachers.LoadedTeacher:
         task: Any = self.task
@@ -265,12 +275,9 @@ class Trainer:
         choices: of an earlier run, so that nothing is tried again.
         """
         seed = self.recipe.seed if seed is None else seed
-        assistant = ""
         prepared = self._prepare(spec, teacher)
         module, adopted, key = self._start(spec, teacher, prepared, seed)
-        guide = teacher
-        if self.recipe.distill == "assistant":
-            guide, assistant = self._assistant(spec, teacher)
+        guide, assistant = self._guide(spec, teacher)
         made: dict[str, Choice] = {}
         trials: list[Trial] = []
         for stage in self.stages:
@@ -281,6 +288,35 @@ class Trainer:
             if run.has_logits:
                 made[stage.name] = choice
         return Student(module, prepared.preprocessing, made, tuple(trials), adopted, assistant)
+
+    def quantization_aware(self, spec: Any, teacher: Teacher, student: Student) -> Student:
+        """The student trained on with rounded weights and activations (`fakequant`).
+
+        The loss on the answers, its choices and the teacher's cached answers are those of the
+        student's last stage that had one.
+        """
+        prepared = self._prepare(spec, teacher)
+        last = next(stage for stage in reversed(self.stages) if stage.name in student.choices)
+        start = fakequant.fake_quantized(student.module, self.family.quantization)
+        start.to(self.device)
+        fakequant.observe(start, self._first_batches(prepared.training))
+        start.cpu()
+        stage = Stage(
+            name="quantization-aware",
+            soft=last.soft,
+            epochs=max(1, round(self.training.epochs * AWARE_SHARE)),
+            learning_rate=(last.learning_rate or self.training.learning_rate) * AWARE_RATE,
+        )
+        key = digest("quantization-aware", self._key, prepared.digest, state_digest(start))
+        guide, _ = self._guide(spec, teacher)
+        run = StageRun(self, stage, start, key, guide, prepared, self.recipe.seed)
+        module, _ = run.train(student.choices[last.name], run.epochs)
+        return replace(student, module=module)
+
+    def _first_batches(self, samples: Samples) -> Iterator[tuple[Tensor, ...]]:
+        size = self.training.batch_size
+        for start in range(0, min(len(samples), size * MEASURED_BATCHES), size):
+            yield self.batch(samples, np.arange(start, min(start + size, len(samples))))
 
     def control(self, spec: Any, teacher: Teacher, views: int | None, seed: int) -> Student:
         """The same student without its teacher: fresh weights, and the labels alone.
@@ -310,6 +346,12 @@ class Trainer:
         if isinstance(teacher.encoder, Waveforms):
             return cast(Samples, self.task.samples(self.views, teacher.encoder))
         return prepared.training
+
+    def _guide(self, spec: Any, teacher: Teacher) -> tuple[Teacher, str]:
+        """Whom the student learns from, and what that is if it is not the teacher."""
+        if self.recipe.distill != "assistant":
+            return teacher, ""
+        return self._assistant(spec, teacher)
 
     def _assistant(self, spec: Any, teacher: Teacher) -> tuple[Teacher, str]:
         """A student of middle size, trained by the teacher, in the teacher's place."""

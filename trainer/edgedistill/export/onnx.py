@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from edgedistill.errors import ExportError
+from edgedistill.export import layers
+from edgedistill.export.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -50,9 +47,24 @@ def export(module: nn.Module, input_shape: tuple[int, ...], text: bool = False) 
                 verbose=False,
             )
     except Exception as error:  # the exporter has many failures and no common base
-        raise ExportError(f"this network cannot be exported to ONNX: {_reason(error)}") from error
+        reason = _reason(error)
+        where = layers.holding(module, example, reason)
+        raise ExportError(f"this network cannot be exported to ONNX: {reason}{where}") from error
     assert program is not None
     return canonical(onnxslim.slim(program.model_proto))
+
+
+def inputs_of(model: bytes) -> dict[str, str]:
+    """The tensor that each layer reads, by the path of its module, where the file tells it."""
+    import onnx
+
+    nodes = onnx.load_from_string(model).graph.node
+    return {
+        name.removesuffix(".weight"): node.input[0]
+        for node in nodes
+        for name in node.input[1:2]
+        if name.endswith(".weight") and node.op_type in ("Conv", "Gemm", "MatMul")
+    }
 
 
 def canonical(model: onnx.ModelProto) -> bytes:
@@ -66,6 +78,29 @@ def canonical(model: onnx.ModelProto) -> bytes:
     model.opset_import.extend(kept)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def deduplicated(model: bytes) -> bytes:
+    """The model with every constant once: quantizers write the same zeros for each layer."""
+    import onnx
+
+    proto = onnx.load_from_string(model)
+    first: dict[bytes, str] = {}
+    others: dict[str, str] = {}
+    kept = []
+    for tensor in proto.graph.initializer:
+        name, tensor.name = tensor.name, ""
+        same = first.setdefault(tensor.SerializeToString(deterministic=True), name)
+        tensor.name = name
+        if same == name:
+            kept.append(tensor)
+        else:
+            others[name] = same
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    for node in proto.graph.node:
+        node.input[:] = [others.get(name, name) for name in node.input]
+    return canonical(proto)
 
 
 def _strip(message: Any) -> None:
@@ -83,20 +118,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back what exporters warn of and print, which no user can act on."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -201,7 +201,8 @@ def _simplified(given: bytes) -> bytes:
     import onnx.version_converter
     import onnxslim
 
-    from edgedistill.export.onnx import canonical, quiet
+    from edgedistill.export.onnx import canonical
+    from edgedistill.export.quiet import quiet
 
     model = _parsed(given)
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)

@@ -27,8 +27,8 @@ class Plan:
     """Those that have a candidate."""
     profile: str
     budget: Budget
-    size: int
-    """Candidates in the space, all families and precisions together."""
+    space: tuple[Candidate, ...]
+    """Every candidate, all families and precisions together."""
     fitting: tuple[Candidate, ...]
     front: tuple[Candidate, ...]
     """Of what fits: by expectation, the largest first."""
@@ -38,6 +38,13 @@ class Plan:
     """The candidate that misses its worst limit by the least."""
     alternatives: tuple[str, ...] = ()
     """Options with which something fits, where nothing does."""
+    measured: tuple[Candidate, ...] = ()
+    """What a target measured, those over a limit among them."""
+
+    @property
+    def size(self) -> int:
+        """Candidates in the space."""
+        return len(self.space)
 
     @property
     def family(self) -> str:
@@ -62,22 +69,22 @@ class Plan:
                 for c in self.front
             ],
             "binding": self.binding,
+            "measured": [c.to_json() for c in self.measured],
         }
 
     def infeasible(self) -> str:
         """What binds, by how much the nearest candidate misses it, and what would fit."""
         missed = self.nearest.over(self.budget)
         worst = max(missed, key=missed.__getitem__)
-        limit, cost = getattr(self.budget, worst), self.nearest.costs[worst]
-        options = " ".join(
-            f"--{name.replace('_', '-')} {_round_up(self.nearest.costs[name])}" for name in missed
-        )
+        held = self.nearest.held
+        limit, cost = getattr(self.budget, worst), held[worst]
+        options = " ".join(f"--{name.replace('_', '-')} {_round_up(held[name])}" for name in missed)
         at = f" p{self.budget.percentile}" if worst == "latency_ms" else ""
         families = " or ".join(map(repr, self.families))
         also = f"; also fits: {', or '.join(self.alternatives)}" if self.alternatives else ""
         return (
             f"no student of {families} fits {self.profile}: {worst}{at} binds, the nearest "
-            f"candidate needs {cost:.3g} {UNITS[worst]} ({self.nearest.latency.standing}), "
+            f"candidate needs {cost:.3g} {UNITS[worst]} ({self.nearest.standing}), "
             f"{missed[worst]:.3g} times the limit of {limit:.3g}{also}; "
             f"the nearest budget that fits: {options}"
         )
@@ -91,6 +98,7 @@ def plan(
     precisions: tuple[str, ...],
     wanted: Mapping[str, Any] | None = None,
     vocabulary: int | None = None,
+    engine: str = "onnxruntime",
 ) -> Plan:
     """Price every spec in every precision; keep those whose bounds fit, best first (`ranking`).
 
@@ -104,7 +112,7 @@ def plan(
     candidates = [
         candidate
         for precision in precisions
-        for candidate in price(specs, data, profile, budget, precision)
+        for candidate in price(specs, data, profile, budget, precision, engine)
     ]
     measured = all(c.latency.standing == "predicted" for c in candidates)
     preferred = () if measured else precisions
@@ -113,15 +121,15 @@ def plan(
         (c for c in candidates if not c.over(budget)),
         key=lambda c: ranking.rank(c, preferred, names),
     )
-    nearest = min(candidates, key=lambda c: max(c.over(budget).values(), default=0.0))
+    nearest = nearest_to(candidates, budget)
     return Plan(
         tuple(dict.fromkeys(c.family for c in candidates)),
         profile.name,
         budget,
-        len(candidates),
+        tuple(candidates),
         tuple(fitting),
         ranking.front(fitting),
-        _binding(candidates, nearest, budget, bool(fitting)),
+        binding(candidates, nearest, budget, bool(fitting)),
         nearest,
     )
 
@@ -158,7 +166,12 @@ def _specs(
     )
 
 
-def _binding(
+def nearest_to(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
+    """The candidate that misses its worst limit by the least."""
+    return min(candidates, key=lambda c: max(c.over(budget).values(), default=0.0))
+
+
+def binding(
     candidates: Sequence[Candidate], nearest: Candidate, budget: Budget, fits: bool
 ) -> str | None:
     if not fits:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from edgedistill.cost import board, memory, preprocessing
 from edgedistill.cost.board import Around
-from edgedistill.cost.kernels import total_macs, total_parameters
+from edgedistill.cost.kernels import Kernel, total_macs, total_parameters
 from edgedistill.cost.latency import LatencyEstimate
 from edgedistill.data import Dataset
 from edgedistill.profiles import DeviceProfile
 from edgedistill.search.ranking import expectation
 from edgedistill.students import Family
 from edgedistill_runtime.manifest import Budget
+
+if TYPE_CHECKING:
+    from edgedistill.target import Measurement
 
 UNITS = {"latency_ms": "ms", "peak_ram_mib": "MiB", "size_mib": "MiB"}
 
@@ -34,7 +37,32 @@ class Candidate:
     macs: int
     latency: LatencyEstimate
     costs: dict[str, float]
-    """What is held against each limit, by its name: bounds, not midpoints."""
+    """What is predicted for each limit, by its name: bounds, not midpoints."""
+    measured: Measurement | None = None
+    """What a target said of its untrained form: what a call takes does not hang on the weights."""
+    exported_mib: float | None = None
+    """Size of that form's bundle, once it is exported."""
+
+    @property
+    def held(self) -> dict[str, float]:
+        """What is held against each limit: what was measured, else the predicted bounds."""
+        known = dict(self.costs)
+        if self.exported_mib is not None:
+            known["size_mib"] = self.exported_mib
+        if self.measured is not None:
+            known["latency_ms"] = self.measured.latency_ms.at_percentile
+            known["peak_ram_mib"] = self.measured.peak_ram_mib
+        return known
+
+    @property
+    def p50_ms(self) -> float:
+        """Measured, else predicted."""
+        return self.measured.latency_ms.p50 if self.measured else self.latency.p50_ms
+
+    @property
+    def standing(self) -> str:
+        """Of what is held against the limits of latency and memory."""
+        return "measured" if self.measured else self.latency.standing
 
     def over(self, budget: Budget) -> dict[str, float]:
         """Limits that it misses, and how many times over each it is."""
@@ -46,12 +74,13 @@ class Candidate:
         return {name: 1 - cost / getattr(budget, name) for name, cost in self.limited(budget)}
 
     def limited(self, budget: Budget) -> Iterator[tuple[str, float]]:
-        for name, cost in self.costs.items():
+        for name, cost in self.held.items():
             if getattr(budget, name) is not None:
                 yield name, cost
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        measured = {} if self.measured is None else {"measured": self.measured.to_json()}
+        return measured | {
             "family": self.family,
             "spec": asdict(self.spec),
             "precision": self.precision,
@@ -73,12 +102,13 @@ def price(
     profile: DeviceProfile,
     budget: Budget,
     precision: str,
+    engine: str = "onnxruntime",
 ) -> list[Candidate]:
-    """Every spec in one precision."""
+    """Every spec in one precision, as the engine runs it on the profile's board."""
     shape, classes, one = data.input_shape, len(data.labels), sample_bytes(data)
     around = _around(data)
     built = [family.kernels(spec, shape, classes, precision) for family, spec in specs]
-    priced = board.price(built, profile, precision, profile.budget.threads, around)
+    priced = board.price(built, profile, precision, profile.budget.threads, around, engine)
     candidates = []
     for (family, spec), kernels, cost in zip(specs, built, priced, strict=True):
         parameters = total_parameters(kernels)
@@ -103,6 +133,32 @@ def price(
             )
         )
     return candidates
+
+
+def reprice(
+    candidate: Candidate,
+    kernels: Sequence[Kernel],
+    data: Dataset,
+    profile: DeviceProfile,
+    budget: Budget,
+    precision: str,
+    size_mib: float,
+) -> Candidate:
+    """The candidate as a file that was made of it in another precision."""
+    (cost,) = board.price([kernels], profile, precision, profile.budget.threads, _around(data))
+    costs = {
+        "latency_ms": cost.latency.bound_at(budget.percentile),
+        "peak_ram_mib": cost.peak_ram_bound_mib,
+        "size_mib": size_mib,
+    }
+    return replace(
+        candidate,
+        precision=precision,
+        latency=cost.latency,
+        costs=costs,
+        measured=None,
+        exported_mib=None,
+    )
 
 
 def _around(data: Dataset) -> Around:

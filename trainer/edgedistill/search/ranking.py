@@ -59,7 +59,7 @@ def rank(
         preferred,
         -capacity_class(candidate.expected),
         families.index(candidate.family),
-        candidate.latency.p50_ms,
+        candidate.p50_ms,
         repr(candidate.spec),
         candidate.precision,
     )
@@ -84,7 +84,7 @@ def front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def _costs(candidate: Candidate) -> tuple[float, float]:
-    return candidate.costs["latency_ms"], candidate.costs["size_mib"]
+    return candidate.held["latency_ms"], candidate.held["size_mib"]
 
 
 def spread(ranked: Sequence[Candidate], count: int) -> tuple[Candidate, ...]:

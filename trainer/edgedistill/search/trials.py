@@ -83,5 +83,5 @@ def hold_trials(
         note(f"trial {each.place}  {values}  {each.state:8}  {candidate.family} {candidate.spec}")
 
     tried = halving.run(len(candidates), measure, name, storage, tell)
-    latencies = [candidate.latency.bound_ms for candidate in candidates]
+    latencies = [candidate.held["latency_ms"] for candidate in candidates]
     return Trials(candidates, tried, halving.winner(tried, latencies, samples), samples)

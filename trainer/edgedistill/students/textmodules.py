@@ -54,8 +54,8 @@ class FoldedBag(nn.Module):
         self.tokens = nn.Embedding(len(table), table.shape[1], _weight=table)
         self.dropout, self.hidden, self.head = bag.dropout, bag.hidden, bag.head
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return _classify(self, self.tokens(ids).mean(1))
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        return _classify(self, mean(self.tokens(ids), mask))
 
 
 def _classify(bag: Bag | FoldedBag, features: Tensor) -> Tensor:
