@@ -7,7 +7,7 @@ PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
 KILLS ?= 3
 
-.PHONY: demo test check lint types bench bench-cost bench-distill bench-quant bench-peers hil clean
+.PHONY: demo test check lint types bench bench-cost bench-distill bench-quant bench-peers litert hil clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prove it with the runtime
@@ -15,11 +15,11 @@ demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prov
 	.venv-runtime/bin/edgedistill-run bench build/demo/model.edge --max-seconds 10
 
 test: lint types .venv/installed ## everything but boards
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --kills $(KILLS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --ignore tests/litert --kills $(KILLS)
 	.venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
 
 check: lint types ## the fast inner loop
-	.venv/bin/python -m pytest -n $(JOBS) --ignore tests/hil -m "not slow and not end_to_end" -q
+	.venv/bin/python -m pytest -n $(JOBS) --ignore tests/hil --ignore tests/litert -m "not slow and not end_to_end" -q
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -53,6 +53,9 @@ bench-peers: .venv/installed ## against transformers.Trainer and torchdistill (i
 	.venv/bin/python examples/tweets/prepare.py
 	.venv/bin/python benchmarks/peers/compare.py
 
+litert: .venv/installed .venv-litert/installed .venv-tflite-runtime/installed ## TFLite files: made, quantized, and run by both engines
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadfile tests/litert --require-litert
+
 hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
 	.venv/bin/python -m pytest tests/hil --require-boards
 
@@ -64,5 +67,16 @@ hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
 	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx,text,tflite]' pytest pytest-xdist
 	touch $@
 
+# litert-torch and tflite-runtime each exclude what .venv has; `fit` finds both by these names
+.venv-litert/installed: constraints-litert.txt
+	$(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check -c $< litert-torch torch
+	touch $@
+
+.venv-tflite-runtime/installed: Makefile
+	$(PYTHON) -m venv .venv-tflite-runtime
+	.venv-tflite-runtime/bin/python -m pip install --quiet --disable-pip-version-check tflite-runtime==2.14.0 'numpy<2'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-runtime build dist
+	rm -rf .venv .venv-runtime .venv-litert .venv-tflite-runtime build dist

@@ -17,11 +17,6 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--require-boards",
-        action="store_true",
-        help="a board that cannot be had is a failure, not a skip",
-    )
-    parser.addoption(
         "--kills", type=int, default=3, help="how often a fit is killed and started again"
     )
 

@@ -367,8 +367,10 @@ def _about(threads: int, index: Index) -> dict[str, Any]:
 
     import numpy as np
 
+    from edgedistill_runtime.backends.onnx import engine
+
     try:
-        import onnxruntime
+        onnxruntime = engine()
     except ImportError as error:
         raise EngineError(
             f"onnxruntime cannot be imported ({error}); "

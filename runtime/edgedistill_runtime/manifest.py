@@ -282,20 +282,22 @@ def _read(kind: type[T], value: Any, path: str) -> T:
     """Build the dataclass `kind` from a JSON object, checking every type."""
     if not isinstance(value, dict):
         raise BundleError(f"the manifest's {path} is not an object")
-    hints = _hints(typing.cast(type, kind))
     fields = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        where = f"{path}.{field.name}" if path else field.name
-        if field.name in value:
-            fields[field.name] = _convert(hints[field.name], value[field.name], where)
-        elif field.default is dataclasses.MISSING:
+    for name, hint, required in _fields(kind):
+        where = f"{path}.{name}" if path else name
+        if name in value:
+            fields[name] = _convert(hint, value[name], where)
+        elif required:
             raise BundleError(f"the manifest lacks {where}")
     return kind(**fields)
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
+    """Name, type, and whether it must be there, of each of the dataclass's fields."""
+    hints = typing.get_type_hints(kind)
+    missing = dataclasses.MISSING
+    return [(f.name, hints[f.name], f.default is missing) for f in dataclasses.fields(kind)]
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -305,7 +307,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise BundleError(f"the manifest's {path} is not a list")
         item = typing.get_args(hint)[0]
-        return tuple(_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+        return tuple([_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value)])
     if typing.get_origin(hint) is types.UnionType:
         return None if value is None else _convert(typing.get_args(hint)[0], value, path)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

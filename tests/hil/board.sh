@@ -1,6 +1,7 @@
 #!/bin/bash
 # An emulated ARM board: a Debian 12 root of the board's architecture under qemu-user, reached by a
-# real sshd on 127.0.0.1. For what a board does, never for how fast it does it.
+# real sshd. Its network has nothing but a loopback of its own, where sshd listens; `ssh` gets there
+# by a ProxyCommand. For what a board does, never for how fast it does it.
 #
 #   board.sh check         say what this machine lacks for it (exit 77), or nothing
 #   board.sh make          install the missing Debian packages, then build the root (once)
@@ -11,13 +12,13 @@
 #
 #   BOARD_ARCH    arm64 (default) or armhf
 #   BOARD_NAME    several boards share one root under different names (default: the architecture)
-#   BOARD_PORT    on 127.0.0.1 (default: 2222, armhf 2223)
-#   BOARD_CPU     what qemu emulates (default: cortex-a72, armhf cortex-a7)
+#   BOARD_CPU     what qemu emulates: cortex-a53, -a72, -a76 (default: -a72), armhf cortex-a7, -a8
+#                 (default: -a7)
 #   BOARD_MEM     MiB; a cgroup limit (default: none)
 #   BOARD_PIP     the wheels in the root, as pip takes them
 #   BOARD_DIR     where roots and running boards are kept
 #   BOARD_MIRROR  the Debian mirror (default: this machine's own)
-#   BOARD_PYTHON  a Python with pip, to fetch the wheels (default: python3)
+#   BOARD_PYTHON  a Python, with pip where wheels are to be fetched (default: python3)
 #
 # Runs as root, on Debian 12. The board's root is never written to after it is built: each start
 # lays a fresh overlay over it, so every board begins pristine.
@@ -33,26 +34,39 @@ cannot() { say "$*"; exit 77; }
 arch=${BOARD_ARCH:-arm64}
 case $arch in
   arm64)
-    port=2222 cpu=cortex-a72 qemu=aarch64 multiarch=aarch64-linux-gnu
+    cpu=cortex-a72 qemu=aarch64 multiarch=aarch64-linux-gnu
     model="Raspberry Pi 4 Model B Rev 1.4"
-    cpu_features="fp asimd evtstrm crc32 cpuid" cpu_architecture=8 cpu_part=0xd08
     apt_extra=()
     wheels="numpy==1.26.4 onnxruntime==1.32.0 click==8.5.1 tokenizers==0.23.3"
     platforms=(manylinux_2_34_aarch64 manylinux_2_28_aarch64 manylinux_2_27_aarch64
                manylinux_2_17_aarch64 manylinux2014_aarch64 any)
     ;;
   armhf) # nobody publishes numpy or onnxruntime wheels for it: numpy is the system's own
-    port=2223 cpu=cortex-a7 qemu=arm multiarch=arm-linux-gnueabihf
+    cpu=cortex-a7 qemu=arm multiarch=arm-linux-gnueabihf
     model="Raspberry Pi 2 Model B Rev 1.1"
-    cpu_features="half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm"
-    cpu_architecture=7 cpu_part=0xc07
     apt_extra=(python3-numpy)
     wheels="tflite-runtime==2.14.0 click==8.5.1"
     platforms=(manylinux_2_34_armv7l manylinux_2_31_armv7l manylinux2014_armv7l any)
     ;;
   *) echo "BOARD_ARCH must be arm64 or armhf, not '$arch'" >&2; exit 2 ;;
 esac
-name=${BOARD_NAME:-$arch} port=${BOARD_PORT:-$port} cpu=${BOARD_CPU:-$cpu} mem=${BOARD_MEM:-0}
+name=${BOARD_NAME:-$arch} cpu=${BOARD_CPU:-$cpu} mem=${BOARD_MEM:-0} port=22
+# What /proc/cpuinfo says of it; engines choose their kernels by that.
+case $arch:$cpu in
+  arm64:cortex-a53) cpu_part=0xd03 cpu_features="fp asimd evtstrm crc32 cpuid" ;;
+  arm64:cortex-a72) cpu_part=0xd08 cpu_features="fp asimd evtstrm crc32 cpuid" ;;
+  arm64:cortex-a76)
+    cpu_part=0xd0b
+    cpu_features="fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm"
+    cpu_features+=" lrcpc dcpop asimddp" ;;
+  armhf:cortex-a7)
+    cpu_part=0xc07
+    cpu_features="half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm"
+    ;;
+  armhf:cortex-a8) # no divisions and no fused multiplication in hardware
+    cpu_part=0xc08 cpu_features="half thumb fastmult vfp edsp thumbee neon vfpv3 tls vfpd32" ;;
+  *) echo "BOARD_CPU: no $cpu among those of $arch" >&2; exit 2 ;;
+esac
 wheels=${BOARD_PIP:-$wheels}
 base=${BOARD_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/edgedistill/boards}
 run=$base/run-$name
@@ -68,6 +82,7 @@ missing_packages() { # one Debian package a line
   command -v ssh >/dev/null || echo openssh-client
   command -v pkill >/dev/null || echo procps
   command -v unshare >/dev/null || echo util-linux
+  command -v ip >/dev/null || echo iproute2
   [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
 }
 
@@ -163,12 +178,19 @@ describe_hardware() { # ROOT: never the host's own /sys, whose x86 topology cras
     echo 1500000 > "$cpus/cpu$i/cpufreq/cpuinfo_max_freq"
     echo 1500000 > "$cpus/cpu$i/cpufreq/scaling_cur_freq"
     echo ondemand > "$cpus/cpu$i/cpufreq/scaling_governor"
+  done
+}
+
+cpuinfo() {
+  local i architecture=8
+  [ "$arch" = arm64 ] || architecture=7
+  for i in 0 1 2 3; do
     printf '%s\t: %s\n' processor $i BogoMIPS 108.00 Features "$cpu_features" \
-      'CPU implementer' 0x41 'CPU architecture' $cpu_architecture \
+      'CPU implementer' 0x41 'CPU architecture' $architecture \
       'CPU variant' 0x0 'CPU part' $cpu_part 'CPU revision' 3
     echo
-  done > "$1/etc/board-cpuinfo"
-  printf 'Hardware\t: BCM2835\nModel\t\t: %s\n' "$model" >> "$1/etc/board-cpuinfo"
+  done
+  printf 'Hardware\t: BCM2835\nModel\t\t: %s\n' "$model"
 }
 
 install_wheels() { # ROOT
@@ -196,7 +218,7 @@ compile_python() { # ROOT: the board's user cannot write there, so every import 
 # A root is named by all that it is made from, this script's functions included: whoever built the
 # same one already, it is used as it is, and boards that run from another one are left in peace.
 root_digest() {
-  { echo "$arch" "$wheels" "${apt_packages[@]}" "$model" "$cpu_features"
+  { echo "$arch" "$wheels" "${apt_packages[@]}" "$model"
     declare -f unpack_debian configure describe_hardware install_wheels compile_python; } |
     sha256sum | cut -c1-12
 }
@@ -231,11 +253,18 @@ write_run_files() {
   chmod 700 "$run"
   ssh-keygen -q -t ed25519 -N '' -C board -f "$run/id"
   ssh-keygen -q -t ed25519 -N '' -C host -f "$run/hostkey"
-  echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 "$run/hostkey.pub")" > "$run/known_hosts"
+  echo "$name $(cut -d' ' -f1,2 "$run/hostkey.pub")" > "$run/known_hosts"
+  cpuinfo > "$run/cpuinfo"
+  cat > "$run/proxy.py" <<PROXY # a socket stays in the network where it was made: it is passed on
+import socket
+made = socket.create_connection(("127.0.0.1", $port))
+socket.send_fds(socket.socket(fileno=1), [b"\0"], [made.fileno()])
+PROXY
   cat > "$run/ssh_config" <<CONFIG
-Host board
-  HostName 127.0.0.1
-  Port $port
+Host $name
+  ProxyCommand nsenter "--net=/proc/\$(cat "$run/pid")/ns/net" ${BOARD_PYTHON:-python3} "$run/proxy.py"
+  ProxyUseFdpass yes
+  HostKeyAlias $name
   User board
   IdentityFile "$run/id"
   IdentitiesOnly yes
@@ -295,12 +324,12 @@ start() {
   exec 9>"$run/lock"
   flock 9
   setsid bash -c '[ -z "$1" ] || echo $$ > "$1/cgroup.procs"
-    exec unshare --mount --pid --uts --ipc --fork --kill-child "$2" __inner' \
+    exec unshare --mount --pid --uts --ipc --net --fork --kill-child "$2" __inner' \
     bash "$group" "$(readlink -f "$0")" </dev/null >"$run/log" 2>&1 &
   echo $! > "$run/pid"
   exec 9>&-
   local deadline=$((SECONDS + 60))
-  until ssh -n -F "$run/ssh_config" board true 2>/dev/null; do
+  until ssh -n -F "$run/ssh_config" "$name" true 2>/dev/null; do
     if ! alive || [ $SECONDS -ge $deadline ]; then
       tail -5 "$run/log" >&2
       stop
@@ -308,21 +337,23 @@ start() {
     fi
     sleep 0.2
   done
-  say "up on 127.0.0.1:$port ($cpu)"
+  say "up ($cpu)"
 }
 
 inner() { # pid 1 of the new namespaces: when it ends, every process and mount of the board ends
   local top=$run/mnt dev i
   mount --make-rprivate /
+  ip link set lo up
   mount -t tmpfs -o mode=755 board "$top"
   mkdir "$top"/{upper,work,new}
   mount -t overlay -o "lowerdir=$root,upperdir=$top/upper,workdir=$top/work" board "$top/new"
   top=$top/new dev=$top/dev
 
   mount -t proc proc "$top/proc"
-  mount --bind "$root/etc/board-cpuinfo" "$top/proc/cpuinfo"
+  mount --bind "$run/cpuinfo" "$top/proc/cpuinfo"
   mount --bind "$run/meminfo" "$top/proc/meminfo"
 
+  install -d -m 1777 "$top/run/lock"
   mount -t tmpfs -o mode=755 dev "$dev"
   mknod -m 666 "$dev/null" c 1 3
   mknod -m 666 "$dev/zero" c 1 5
@@ -369,8 +400,8 @@ case ${1:-} in
   start) start ;;
   stop) stop ;;
   hold) hold ;;
-  status) if alive; then echo "running on 127.0.0.1:$port"; else echo stopped; exit 1; fi ;;
-  ssh) shift; exec ssh -F "$run/ssh_config" board "$@" ;;
+  status) if alive; then echo running; else echo stopped; exit 1; fi ;;
+  ssh) shift; exec ssh -F "$run/ssh_config" "$name" "$@" ;;
   scp) shift; exec scp -F "$run/ssh_config" "$@" ;;
   clean) stop; rm -rf --one-file-system "$base/root-$arch"-* ;;
   __inner) inner ;;

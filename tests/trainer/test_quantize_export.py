@@ -388,3 +388,15 @@ def test_quantizing_says_nothing(capfd, caplog):
     quantize.dynamic_int8(text_file("bag"))
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+
+
+def test_a_layer_that_cannot_be_translated_is_named() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.eigvalsh(x[:, :, None] * x[:, None, :])
+
+    odd = nn.Sequential()
+    odd.add_module("plain", nn.Linear(4, 4))
+    odd.add_module("strange", Odd())
+    with pytest.raises(ExportError, match=r"to ONNX: .*eigh.* \(in the layer 'strange'\)$"):
+        exporter.export(odd, (4,))

@@ -8,6 +8,7 @@ print(result.bundle, result.report["retention"])
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceProfile", "EdgeDistillError", "Recipe", "fit"]
 __version__ = "0.1.0"
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime asks once, when it is imported
 
 _HOMES = {
     "DeviceProfile": "profiles",

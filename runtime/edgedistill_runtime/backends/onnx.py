@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -37,8 +38,7 @@ class OnnxSession:
             check_onnx(data)
         if settings.graph_optimization not in _LEVELS:
             raise BundleError(f"no graph optimization level {settings.graph_optimization!r}")
-        import onnxruntime as ort
-
+        ort = engine()
         ort.set_default_logger_severity(4)  # errors reach the user as exceptions, once
         self.version: str = ort.__version__
         options = ort.SessionOptions()
@@ -62,8 +62,8 @@ class OnnxSession:
             raise EngineError(
                 f"onnxruntime {ort.__version__} does not accept the model: {_first_line(error)}"
             ) from error
-        self.inputs = tuple(map(_tensor, self._session.get_inputs()))
-        self.outputs = tuple(map(_tensor, self._session.get_outputs()))
+        self.inputs = tuple([_tensor(value) for value in self._session.get_inputs()])
+        self.outputs = tuple([_tensor(value) for value in self._session.get_outputs()])
         self._names = [tensor.name for tensor in self.outputs]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -79,6 +79,14 @@ class OnnxSession:
         return cast(str, self._session.end_profiling())
 
 
+def engine() -> Any:
+    """onnxruntime, which reports to its makers, and keeps files for that, unless told not to."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, while it is imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 def open_session(data: bytes, settings: Backend) -> OnnxSession:
     """Load a model.  Raises BundleError (not allowed in a bundle) or EngineError."""
     try:
@@ -91,7 +99,7 @@ def open_session(data: bytes, settings: Backend) -> OnnxSession:
 
 
 def _tensor(value: Any) -> Tensor:
-    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    shape = tuple([size if isinstance(size, int) else -1 for size in value.shape])
     return Tensor(value.name, _TYPES.get(value.type, value.type), shape)
 
 

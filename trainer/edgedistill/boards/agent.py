@@ -10,6 +10,7 @@ Standard library of Python 3.7 or newer: an older board than the runtime's must 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -37,6 +38,8 @@ LOOK = 0.5
 """Seconds between two looks at a file that grows."""
 EMULATED = "/etc/edgedistill-emulated"
 MODELS = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
+LOCKS = ("/run/lock", "/tmp")
+LOCK = "edgedistill.lock"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -105,6 +108,7 @@ class Agent:
         self.store = ""
         self.refusal: str | None = None
         """Of a file that could not be written; said when something is asked."""
+        self.lock: int | None = None
 
     def serve(self) -> None:
         while True:
@@ -122,6 +126,18 @@ class Agent:
 
     def do_facts(self, names: list[str]) -> None:
         self.host.send("facts", json.dumps(facts(names)).encode())
+
+    def do_hold(self) -> None:
+        """Whether the board is this connection's now, to its end, among those that ask."""
+        try:
+            self.lock = open_lock() if self.lock is None else self.lock
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            held = False
+        except OSError as error:
+            raise Refused(f"the board's lock cannot be opened: {error.strerror}") from None
+        self.host.send("held", json.dumps(held).encode())
 
     def do_wheels(self, digests: list[str], keep: bool) -> None:
         """Which wheels are missing; the others are used from now on."""
@@ -374,6 +390,15 @@ def installed(names: list[str]) -> dict[str, str]:
         with contextlib.suppress(Exception):  # broken metadata of others are none
             found[name] = metadata.version(name)
     return found
+
+
+def open_lock() -> int:
+    """One for all users; the system refuses to create what another one has, but not to open it."""
+    path = os.path.join(next(folder for folder in LOCKS if os.path.isdir(folder)), LOCK)
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
 
 
 def work_folder() -> str:

@@ -13,8 +13,11 @@ from types import TracebackType
 from edgedistill.boards import wheels
 from edgedistill.boards.address import Address
 from edgedistill.boards.connection import BoardError, Connection, printable
+from edgedistill.boards.needs import needs_of
 from edgedistill.boards.wheels import Facts, Needs, WheelError
+from edgedistill_runtime import bundle
 
+BUNDLE = "model.edge"
 MAX_REPLY = 16 << 20
 RUN_SECONDS = 600.0
 _CHUNK = 1 << 16
@@ -82,6 +85,20 @@ class Board:
     def put(self, path: str, source: Path) -> None:
         """Copy a file into the board's fresh folder, where commands run."""
         self._connection.send("put", _chunks(source), path=path, size=source.stat().st_size)
+
+    def bring(self, path: Path, folder: Path | None = None) -> str:
+        """Make a bundle, and users' own inputs for it, run there.  -> its name for `run`
+
+        folder: as for `provide`.  Raises BundleError for a file that is none.
+        """
+        self.provide(needs_of(bundle.read(path).manifest, to_predict=True), folder)
+        self.put(BUNDLE, path)
+        return BUNDLE
+
+    def hold(self) -> bool:
+        """Whether the board is this connection's alone, until it closes, among those that ask."""
+        self._connection.send("hold")
+        return self._reply("held") is True
 
     def drop(self, paths: list[str]) -> None:
         """Remove copied files that are no longer needed."""
