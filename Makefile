@@ -16,7 +16,7 @@ demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prov
 
 test: lint types .venv/installed ## everything but boards
 	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --ignore tests/litert --kills $(KILLS)
-	.venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
+	tests/offline.sh .venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
 
 check: lint types ## the fast inner loop
 	.venv/bin/python -m pytest -n $(JOBS) --ignore tests/hil --ignore tests/litert -m "not slow and not end_to_end" -q

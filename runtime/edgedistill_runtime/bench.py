@@ -92,8 +92,6 @@ class Settings:
     """Load the board for so long before the latency is measured."""
     rate_hz: float | None = None
     """Calls a second; None is one after the other."""
-    energy_mj: float | None = None
-    """Limit for one inference, over what the idle board takes."""
 
 
 def bench(
@@ -118,11 +116,11 @@ def bench(
     timing, watched = _latency(path, budget, how)
     peak_ram_mib = float(processes.measure("memory", path)["peak_ram_mib"])
     cold_start_ms = _cold_start_ms(path) if budget.cold_start_ms is not None else None
-    energy = _energy(path, how)
+    energy = _energy(path, how, budget)
     size_mib = opened.size / 2**20
     lines = _lines(budget, timing, peak_ram_mib, cold_start_ms, size_mib, standing)
-    if how.energy_mj is not None:
-        lines += (_energy_line(how.energy_mj, energy, standing),)
+    if budget.energy_mj is not None:
+        lines += (_energy_line(budget.energy_mj, energy, standing),)
     verdict, reason = _verdict(lines, timing, budget, watched, how, sustained)
     return BenchResult(
         verdict=verdict,
@@ -144,7 +142,7 @@ def bench(
         size_mib=size_mib,
         golden_difference=golden["difference"],
         budget=lines,
-        promised=_promised(budget, how, opened.manifest.predicted),
+        promised=_promised(budget, opened.manifest.predicted),
         telemetry=dataclasses.asdict(watched),
         machine=_machine(),
         versions=_versions(golden),
@@ -250,10 +248,10 @@ def _lines(
     return tuple(lines)
 
 
-def _energy(path: Path, how: Settings) -> dict[str, Any] | None:
+def _energy(path: Path, how: Settings, budget: Budget) -> dict[str, Any] | None:
     from edgedistill_runtime.energy import meter
 
-    if how.energy_mj is None and meter() is None:
+    if budget.energy_mj is None and meter() is None:
         return None
     seconds = max(0.5, min(3.0, how.max_seconds / 10))
     found = processes.measure("energy", path, seconds, how.rate_hz, ENERGY_WINDOWS)
@@ -374,10 +372,8 @@ def _notes(
     return tuple(notes)
 
 
-def _promised(budget: Budget, how: Settings, predicted: Predicted) -> dict[str, Any]:
+def _promised(budget: Budget, predicted: Predicted) -> dict[str, Any]:
     limits = {k: v for k, v in dataclasses.asdict(budget).items() if v is not None}
-    if how.energy_mj is not None:
-        limits["energy_mj"] = how.energy_mj
     return {"budget": limits, "predicted": dataclasses.asdict(predicted)}
 
 

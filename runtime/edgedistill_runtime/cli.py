@@ -94,7 +94,6 @@ def cli() -> None:
 @JSON
 def bench(
     bundle: Path,
-    energy_mj: float | None,
     max_seconds: float,
     sustained_minutes: float,
     rate_hz: float | None,
@@ -112,7 +111,7 @@ def bench(
     from edgedistill_runtime.bench import Settings
     from edgedistill_runtime.bench import bench as measure
 
-    for name, value in {**overrides, "energy_mj": energy_mj}.items():
+    for name, value in overrides.items():
         if value is not None and not 0 < value < math.inf:
             raise click.BadParameter(
                 "a limit must be over 0", param_hint=f"--{name.replace('_', '-')}"
@@ -123,7 +122,7 @@ def bench(
         from edgedistill_runtime import certificate as certificates
 
         certificates.refuse_other_files(certificate)
-    how = Settings(max_seconds, sustained_minutes, rate_hz, energy_mj)
+    how = Settings(max_seconds, sustained_minutes, rate_hz)
     result = measure(store.locate(bundle), overrides, settings=how)
     _print_bench(result)
     if certificate is not None:

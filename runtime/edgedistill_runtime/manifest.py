@@ -114,6 +114,8 @@ class Budget:
     peak_ram_mib: float | None = None
     size_mib: float | None = None
     cold_start_ms: float | None = None
+    energy_mj: float | None = None
+    """Of one inference, over what the idle board takes."""
     min_retention: float | None = None
 
 
@@ -283,7 +285,8 @@ def _read(kind: type[T], value: Any, path: str) -> T:
     if not isinstance(value, dict):
         raise BundleError(f"the manifest's {path} is not an object")
     fields = {}
-    for name, hint, required in _fields(kind):
+    dataclass: Any = kind
+    for name, hint, required in _fields(dataclass):
         where = f"{path}.{name}" if path else name
         if name in value:
             fields[name] = _convert(hint, value[name], where)
@@ -307,6 +310,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise BundleError(f"the manifest's {path} is not a list")
         item = typing.get_args(hint)[0]
+        # of a generator CPython makes a longer tuple and cuts it, and keeps up to 2,000 of those
         return tuple([_convert(item, v, f"{path}[{i}]") for i, v in enumerate(value)])
     if typing.get_origin(hint) is types.UnionType:
         return None if value is None else _convert(typing.get_args(hint)[0], value, path)
@@ -333,8 +337,7 @@ def _check(m: Manifest) -> None:
     ):
         if not low <= value <= high:
             raise BundleError(f"the manifest's {what} is {value}, not {low} to {high:g}")
-    for name in ("latency_ms", "peak_ram_mib", "size_mib", "cold_start_ms", "min_retention"):
-        limit = getattr(m.budget, name)
+    for name, limit in vars(m.budget).items():
         if limit is not None and limit <= 0:
             raise BundleError(f"the manifest's budget.{name} is {limit:g}; a limit is over 0")
     control = m.accuracy.control

@@ -340,13 +340,18 @@ start() {
   say "up ($cpu)"
 }
 
+lay_root() { # FOLDER: an overlay over the board's root, at FOLDER/new
+  mkdir "$1"/{upper,work,new}
+  mount -t overlay -o "lowerdir=$root,upperdir=$1/upper,workdir=$1/work" board "$1/new"
+}
+
 inner() { # pid 1 of the new namespaces: when it ends, every process and mount of the board ends
   local top=$run/mnt dev i
   mount --make-rprivate /
   ip link set lo up
-  mount -t tmpfs -o mode=755 board "$top"
-  mkdir "$top"/{upper,work,new}
-  mount -t overlay -o "lowerdir=$root,upperdir=$top/upper,workdir=$top/work" board "$top/new"
+  # What a board writes is on a disk where the file system allows it: in a tmpfs it would count as
+  # memory that the limit cannot take back.
+  lay_root "$top" 2>/dev/null || { mount -t tmpfs -o mode=755 board "$top" && lay_root "$top"; }
   top=$top/new dev=$top/dev
 
   mount -t proc proc "$top/proc"

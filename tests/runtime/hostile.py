@@ -333,6 +333,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "budget.peak_ram_mib": [0, -1],
     "budget.size_mib": [0, -0.5],
     "budget.cold_start_ms": [0, -1],
+    "budget.energy_mj": [0, -1],
     "budget.min_retention": [0, -1],
     "board.models": [[""], ["Raspberry Pi 4", ""]],
 }

@@ -370,7 +370,7 @@ def test_a_miss_says_by_how_much(measured):
 
 
 def test_energy_that_cannot_be_measured_is_unknown(measured):
-    result = measured(Settings(energy_mj=5))
+    result = measured(energy_mj=5)
     assert (result.verdict, result.exit_code) == ("INCONCLUSIVE", 3)
     assert "no meter" in result.reason
     assert (result.budget[-1].standing, result.budget[-1].value) == ("unknown", None)
@@ -384,7 +384,7 @@ def test_a_limit_of_energy_is_of_what_an_inference_adds(measured, fake, limit, v
         "net_mj": [1.9, 2.0, 2.1],
         "idle_w": [2.0, 2.0, 2.0],
     }
-    result = measured(Settings(energy_mj=limit))
+    result = measured(energy_mj=limit)
     assert result.verdict == verdict
     assert (result.energy_mj["net"], result.energy_mj["gross"]) == (2.0, 9.1)
 

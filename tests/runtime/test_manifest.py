@@ -46,7 +46,7 @@ def test_text_of_any_language_survives(parts):
 
 def test_unknown_keys_are_passed_over(parts, tiny):
     manifest, _ = tiny
-    changes = {"novelty": [1], "budget.energy_mj": 3, "sample.sample_rate_hz": None}
+    changes = {"novelty": [1], "budget.noise_db": 3, "sample.sample_rate_hz": None}
     assert read(parts, **changes) == manifest
 
 

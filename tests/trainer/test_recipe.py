@@ -19,7 +19,7 @@ from edgedistill.recipe import (
     Training,
 )
 
-LIMITS = ("latency_ms", "peak_ram_mib", "size_mib", "cold_start_ms", "min_retention")
+LIMITS = ("latency_ms", "peak_ram_mib", "size_mib", "cold_start_ms", "energy_mj", "min_retention")
 
 
 @pytest.fixture
@@ -90,6 +90,7 @@ def test_every_option_can_stand_in_the_file_under_the_same_name(write):
             "peak_ram_mib": 100,
             "size_mib": 0.5,
             "cold_start_ms": 900,
+            "energy_mj": 40,
             "min_retention": 0.9,
             "seed": 5,
             "device": "cpu",

@@ -40,6 +40,7 @@ def combine(recipe: Recipe, profile: DeviceProfile, hop_s: float | None = None) 
         "peak_ram_mib",
         "size_mib",
         "cold_start_ms",
+        "energy_mj",
         "min_retention",
     )
     limits = {}

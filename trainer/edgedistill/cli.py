@@ -93,6 +93,9 @@ LIMITS = _several(
     click.option(
         "--cold-start-ms", type=float, help="Limit from process start to the first result."
     ),
+    click.option(
+        "--energy-mj", type=float, help="Limit of an inference, over what the idle board takes."
+    ),
 )
 
 

@@ -663,6 +663,7 @@ class Delivery:
             "peak_ram_mib": (candidate.costs["peak_ram_mib"], candidate.latency.standing),
             "size_mib": (bundle.stat().st_size / 2**20, "verified"),
             "cold_start_ms": (None, "unknown"),
+            "energy_mj": (None, "unknown"),
             "min_retention": (retention, "measured elsewhere"),
         }
         limits = []

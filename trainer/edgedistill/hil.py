@@ -80,6 +80,22 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Read boards.toml, if there is one."""
+    session.config.stash[_MEMBERS] = []
+    targets = session.config.getoption("--boards")
+    if targets is None:
+        return
+    from edgedistill import boards
+    from edgedistill.errors import EdgeDistillError
+
+    try:
+        session.config.stash[_MEMBERS] = boards.read(targets)
+    except EdgeDistillError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test of a board once for each board that will do."""
     if "board_member" not in metafunc.fixturenames:
@@ -133,7 +149,7 @@ def board(
 
 def _chosen(metafunc: pytest.Metafunc) -> list[Member] | str:
     """The boards that a test runs on, or why there are none."""
-    members = _members(metafunc.config)
+    members = metafunc.config.stash[_MEMBERS]
     if not members:
         return "there are no boards; name them with --boards boards.toml"
     profiles: set[str] = set()
@@ -153,20 +169,6 @@ def _chosen(metafunc: pytest.Metafunc) -> list[Member] | str:
     )
 
 
-def _members(config: pytest.Config) -> list[Member]:
-    if _MEMBERS not in config.stash:
-        config.stash[_MEMBERS] = []
-        if (targets := config.getoption("--boards")) is not None:
-            from edgedistill import boards
-            from edgedistill.errors import EdgeDistillError
-
-            try:
-                config.stash[_MEMBERS] = boards.read(targets)
-            except EdgeDistillError as error:
-                raise pytest.UsageError(str(error)) from None
-    return config.stash[_MEMBERS]
-
-
 def _wanted(metafunc: pytest.Metafunc, marker: pytest.Mark) -> tuple[str | None, set[str]]:
     def read(profile: str | None = None, needs: Any = ()) -> tuple[str | None, set[str]]:
         return profile, {needs} if isinstance(needs, str) else set(needs)
@@ -174,7 +176,7 @@ def _wanted(metafunc: pytest.Metafunc, marker: pytest.Mark) -> tuple[str | None,
     try:
         return read(*marker.args, **marker.kwargs)
     except TypeError:
-        raise pytest.UsageError(
+        raise pytest.Collector.CollectError(
             f"{metafunc.definition.nodeid}: the marker board takes profile='rpi4' and "
             f"needs=['camera'], not {marker.args or marker.kwargs}"
         ) from None

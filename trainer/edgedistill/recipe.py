@@ -201,6 +201,7 @@ class Recipe(Settings, frozen=True):
     peak_ram_mib: Positive | None = None
     size_mib: Positive | None = None
     cold_start_ms: Positive | None = None
+    energy_mj: Positive | None = None
     min_retention: Annotated[float, Meta(gt=0, le=2)] | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgedistill.target import Measurement
 
 EXIT_CODES = {"fits": 0, "over budget": 1, "inconclusive": 3, "invalid": 3}
-TIMED = ("latency_ms", "cold_start_ms")
+TIMED = ("latency_ms", "cold_start_ms", "energy_mj")
 """What invalid runs say nothing about."""
 
 

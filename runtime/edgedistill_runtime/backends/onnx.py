@@ -62,6 +62,7 @@ class OnnxSession:
             raise EngineError(
                 f"onnxruntime {ort.__version__} does not accept the model: {_first_line(error)}"
             ) from error
+        # tuples of lists: see `_convert` of the manifest
         self.inputs = tuple([_tensor(value) for value in self._session.get_inputs()])
         self.outputs = tuple([_tensor(value) for value in self._session.get_outputs()])
         self._names = [tensor.name for tensor in self.outputs]

@@ -90,9 +90,33 @@ class Host:
             size -= len(piece)
             yield piece
 
+    @contextlib.contextmanager
+    def beating(self):  # type: ignore[no-untyped-def]
+        """Say something now and then while nothing else may be said for long.
+
+        There is no such thread when a process is started: under qemu, a fork beside one hangs.
+        """
+        over = threading.Event()
+
+        def beat() -> None:
+            with contextlib.suppress(Gone):
+                while not over.wait(BEAT):
+                    self.send("alive")
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(PATIENCE)
+
     def _fill(self) -> None:
-        if not select.select([0], [], [], SILENCE)[0]:
-            raise Gone
+        end = time.monotonic() + SILENCE
+        while not select.select([0], [], [], BEAT)[0]:
+            if time.monotonic() > end:
+                raise Gone
+            self.send("alive")
         data = os.read(0, CHUNK)
         if not data:
             raise Gone
@@ -171,9 +195,10 @@ class Agent:
                 if total.hexdigest() != digest:
                     raise Refused("a wheel arrived damaged; try again")
                 content = os.path.join(made, "content")
-                unpack(wheel, content)
-                os.remove(wheel)
-                os.sync()  # a power cut after the rename must not leave empty files
+                with self.host.beating():
+                    unpack(wheel, content)
+                    os.remove(wheel)
+                    os.sync()  # a power cut after the rename must not leave empty files
                 with contextlib.suppress(OSError):  # another host was faster
                     os.rename(content, place)
             finally:
@@ -246,9 +271,10 @@ class Agent:
         for thread in (*pumps, waiter):
             thread.start()
         try:
-            if size:
-                self.feed(child, pieces)
-            offset = self.watch(ended, follow, offset)
+            with self.host.beating():
+                if size:
+                    self.feed(child, pieces)
+                offset = self.watch(ended, follow, offset)
         except BaseException:
             stop(child)
             raise
@@ -411,13 +437,6 @@ def work_folder() -> str:
     return tempfile.mkdtemp(prefix="edgedistill-")
 
 
-def beat(host: Host) -> None:
-    with contextlib.suppress(Gone):
-        while True:
-            time.sleep(BEAT)
-            host.send("alive")
-
-
 def leave(number: int, frame: object) -> None:
     raise Gone
 
@@ -429,7 +448,6 @@ def main() -> None:
     host, work = Host(), None
     try:
         host.send("hello")
-        threading.Thread(target=beat, args=(host,), daemon=True).start()
         work = work_folder()
         Agent(host, work).serve()
     except OSError as error:

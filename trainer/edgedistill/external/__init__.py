@@ -260,6 +260,7 @@ def _result(
             "peak_ram_mib": (costs.peak_ram_mib, latency.standing),
             "size_mib": (size_mib, "verified"),
             "cold_start_ms": (None, "unknown"),
+            "energy_mj": (None, "unknown"),
         },
     )
     verdict, reason = report.verdict(limits)
