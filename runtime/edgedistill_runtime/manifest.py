@@ -296,7 +296,7 @@ def _read(kind: type[T], value: Any, path: str) -> T:
 
 
 @functools.cache
-def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
+def _fields(kind: type) -> list[tuple[str, Any, bool]]:
     """Name, type, and whether it must be there, of each of the dataclass's fields."""
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING

@@ -239,7 +239,8 @@ def wrong_types(parts: Parts) -> Files:
 def _may_be_empty(path: str, value: Any) -> bool:
     """A list of nothing is right where nothing follows from it; an int where a fraction may be."""
     lists = ("board.models", "postprocess")
-    numbers = ("latency_ms", "p50", "bound", "_mib", "_ms", "student", "teacher", "min_retention")
+    numbers = ("latency_ms", "p50", "bound", "_mib", "_ms", "_mj", "student", "teacher")
+    numbers += ("min_retention",)
     numbers += ("low",) if isinstance(value, int) and value < 0 else ("high",)
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return (path in lists and value == []) or (is_number and path.endswith(numbers))

@@ -389,6 +389,14 @@ def test_a_limit_of_energy_is_of_what_an_inference_adds(measured, fake, limit, v
     assert (result.energy_mj["net"], result.energy_mj["gross"]) == (2.0, 9.1)
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_bundles_own_limit_of_energy_is_judged_and_promised(pack):
+    result = bench_module.bench(pack({"budget.energy_mj": 5.0}), {})
+    assert (result.budget[-1].name, result.budget[-1].limit) == ("energy_mj", 5)
+    assert result.promised["budget"]["energy_mj"] == 5
+    assert result.verdict == "INCONCLUSIVE"
+
+
 def chip(fake, number, name, **files):
     for file, value in {"name": name, **files}.items():
         fake.write(f"sys/class/hwmon/hwmon{number}/{file}", value)

@@ -191,6 +191,14 @@ def test_what_is_predicted_is_held_against_the_limits(run):
     assert (report["macs"], report["params"]) == (640, 650)
 
 
+def test_a_limit_of_energy_is_packed_for_the_board_to_judge(run):
+    report = reported(run(network(), "image", "digits", DIGITS, "--energy-mj", "40", "--json"))
+    limits = {limit["name"]: limit for limit in report["budget"]}
+    assert (limits["energy_mj"]["standing"], limits["energy_mj"]["ok"]) == ("unknown", None)
+    assert "energy_mj" in report["reason"]
+    assert load("model.edge").manifest.budget.energy_mj == 40
+
+
 def test_a_missed_limit_is_exit_code_1_and_names_what_is_missed(run):
     code, _, error = run(network(), "image", "digits", DIGITS, "--latency-ms", "0.001")
     assert code == 1
