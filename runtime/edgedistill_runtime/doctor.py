@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill_runtime import bundle, processes, telemetry
+from edgedistill_runtime import bundle, processes, store, telemetry
 from edgedistill_runtime.bundle import Bundle
 from edgedistill_runtime.errors import EdgeDistillError
-from edgedistill_runtime.store import state_folder
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 LEAST_PYTHON = (3, 11)
@@ -70,11 +69,14 @@ def exit_code(findings: list[Finding]) -> int:
 
 
 def examine(path: Path | None = None) -> list[Finding]:
-    """Everything there is to say about this board, and about the bundle at `path` on it."""
+    """Everything there is to say about this board, and about a bundle on it.
+
+    path: the bundle's file, or the name of one that is installed
+    """
     opened, findings = None, []
     if path is not None:
         try:
-            opened = bundle.read(path)
+            opened = bundle.read(store.locate(path))
             m = opened.manifest
             findings.append(
                 Finding(OK, "bundle", f"{m.name} version {m.version}, for {m.backend.name}")
@@ -389,7 +391,7 @@ def _cap() -> Finding:
 
 
 def _disk(opened: Bundle | None) -> Finding:
-    folder = state_folder()
+    folder = store.state_folder()
     place = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(place).free / 2**20
     size = 0.0 if opened is None else opened.size / 2**20

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgedistill import engines
+from edgedistill.environments import LITERT, TFLITE_RUNTIME
 from edgedistill.errors import SettingsError
-from edgedistill.export import tflite
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def environments(request: pytest.FixtureRequest) -> None:
     try:
-        tflite.converter()
-        engines.python()
+        LITERT.python()
+        TFLITE_RUNTIME.python()
     except SettingsError as error:
         if request.config.getoption("--require-litert"):
             raise

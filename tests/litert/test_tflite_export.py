@@ -10,6 +10,7 @@ import torch
 from tests.networks import SEED
 
 from edgedistill import engines
+from edgedistill.environments import TFLITE_RUNTIME
 from edgedistill.errors import ExportError
 from edgedistill.export import tflite
 from edgedistill.students import FAMILIES
@@ -140,6 +141,6 @@ def test_a_file_that_kills_the_engine_is_one_sentence(monkeypatch, tmp_path) -> 
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nkill -ABRT $$\n", encoding="ascii")
     program.chmod(0o755)
-    monkeypatch.setenv(engines.ENVIRONMENT, str(program))
+    monkeypatch.setenv(TFLITE_RUNTIME.variable, str(program))
     with pytest.raises(ExportError, match="ended with signal 6 on this model"):
         engines.tflite_runtime(float32("dense"), inputs("dense"))

@@ -13,7 +13,7 @@ from tests import opinions
 from tests.conftest import ROOT, fit_environment
 from tests.end_to_end.conftest import SHORT
 
-from edgedistill import engines
+from edgedistill.environments import TFLITE_RUNTIME
 from edgedistill_runtime import load
 
 pytestmark = [pytest.mark.end_to_end]
@@ -60,7 +60,7 @@ def test_a_board_without_onnxruntime_gets_tflite(precision, short, cache, tmp_pa
     model = load(report["bundle"])
     assert model.manifest.backend.name == "tflite"
     assert model.manifest.board.engine == "tflite-runtime"
-    command = [engines.python(), "-I", "-c", EVALUATE, ROOT / "runtime", report["bundle"]]
+    command = [TFLITE_RUNTIME.python(), "-I", "-c", EVALUATE, ROOT / "runtime", report["bundle"]]
     done = subprocess.run(
         [str(word) for word in [*command, tmp_path / "out" / "test.npz"]],
         capture_output=True,

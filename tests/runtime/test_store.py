@@ -118,6 +118,16 @@ def test_inspect_and_bench_take_the_name(run, edge, state, tmp_path, monkeypatch
         assert "did you mean 'tiny'?" in unknown.sentence()
 
 
+def test_doctor_takes_the_name(run, edge, state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("install", edge)
+    about = {f["name"]: f for f in run("doctor", "tiny", "--json").rows[-1]["findings"]}
+    assert (about["bundle"]["level"], about["bundle"]["found"][:14]) == ("ok", "tiny version 3")
+    about = {f["name"]: f for f in run("doctor", "tinny", "--json").rows[-1]["findings"]}
+    assert about["bundle"]["level"] == "problem"
+    assert "did you mean 'tiny'?" in about["bundle"]["found"]
+
+
 def test_another_name_can_be_given(run, edge, state, parts, pack):
     assert run("install", edge, "--as", "digits").code == 0
     assert active(state, "digits") == 3

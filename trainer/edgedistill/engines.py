@@ -6,10 +6,8 @@ by it, in a process of its own environment.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgedistill_runtime
-from edgedistill.errors import ExportError, SettingsError
+from edgedistill.environments import TFLITE_RUNTIME
+from edgedistill.errors import ExportError
 
-ENVIRONMENT = "EDGEDISTILL_TFLITE_RUNTIME"
-"""Environment variable with the Python of the environment that has tflite-runtime."""
-BESIDE = ".venv-tflite-runtime"
-PINS = ("tflite-runtime==2.14.0", "numpy<2")
 SECONDS = 600
 _RUN = """
 import sys
@@ -44,32 +39,13 @@ except EdgeDistillError as error:
 """
 
 
-def python() -> str:
-    """The Python with tflite-runtime.  Raises SettingsError, which says how to make one."""
-    if given := os.environ.get(ENVIRONMENT):
-        if not os.access(given, os.X_OK):
-            raise SettingsError(f"{ENVIRONMENT} is {given}, and no program is there")
-        return given
-    for folder in (Path.cwd(), Path(sys.prefix).parent):
-        found = folder / BESIDE / "bin" / "python"
-        if found.is_file():
-            return str(found)
-    pins = " ".join(f"'{pin}'" for pin in PINS)
-    raise SettingsError(
-        "the board's engine is tflite-runtime, which computes some models wrongly, so that each is "
-        "checked with it here; make an environment for it with Python 3.11 or older: "
-        f"python3 -m venv {BESIDE} && {BESIDE}/bin/pip install {pins} (or say where it is with "
-        f"{ENVIRONMENT}=PATH/bin/python)"
-    )
-
-
 def tflite_runtime(model: bytes, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     """tflite-runtime's answers, one a call.  -> (n, classes)
 
     inputs: each (1, …) in the model's type.  Raises ExportError if the engine refuses the model, or
-    dies of it.
+    dies of it; SettingsError if there is no such environment.
     """
-    program, package = python(), Path(edgedistill_runtime.__file__).parent
+    program, package = TFLITE_RUNTIME.python(), Path(edgedistill_runtime.__file__).parent
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as name:
         folder = Path(name)
         # only this package: beside it may lie a numpy and engines that must not be found

@@ -118,6 +118,7 @@ def weight_bytes(kernels: tuple[Kernel, ...], precision: str) -> int:
 
 
 def _stored(kernel: Kernel, precision: str) -> int:
+    """In int8, biases are int32 with a scale a channel, or float32 where ranges are dynamic."""
     if precision == "float16":  # what has one axis stays float32, and so do constants of sums
         return (4 if kernel.op in FLOAT_OPS - {"Conv", "Slice"} else 2) * kernel.weights + (
             4 * kernel.biases
@@ -128,7 +129,6 @@ def _stored(kernel: Kernel, precision: str) -> int:
         if kernel.op in _PRODUCTS:  # half a byte, a scale for 32
             return kernel.weights * 5 // 8 + 4 * kernel.biases
         return 4 * (kernel.weights + kernel.biases)
-    """In int8, biases are int32 with a scale a channel, or float32 where ranges are dynamic."""
     is_float = kernel.op in FLOAT_OPS or (precision == MIXED and not _is_int8(kernel))
     if precision == "float32" or is_float:
         return 4 * (kernel.weights + kernel.biases)

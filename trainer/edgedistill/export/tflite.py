@@ -1,8 +1,8 @@
 """Export to TFLite by litert-torch, and int8 by ai-edge-quantizer.
 
-Their pins exclude those of this package, so they live in an environment of their own: see
-`converter`.  A TFLite graph has fixed shapes; texts get a graph for each of a few lengths, with
-shared weights, and are filled up with −1 (`edgedistill_runtime.backends.tflite`).
+Their pins exclude those of this package, so they live in an environment of their own
+(`environments`).  A TFLite graph has fixed shapes; texts get a graph for each of a few lengths,
+with shared weights, and are filled up with −1 (`edgedistill_runtime.backends.tflite`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill.errors import ExportError, SettingsError
+from edgedistill.environments import LITERT
+from edgedistill.errors import ExportError
 from edgedistill.export import layers
 from edgedistill.export.quiet import quiet
 
-CONVERTER = "EDGEDISTILL_LITERT"
-"""Environment variable with the Python of the environment that has litert-torch."""
-BESIDE = ".venv-litert"
-PINS = ("litert-torch==0.10.0", "torch==2.13.0")
 SHORTEST = 8
 """Tokens of the smallest graph."""
 SECONDS = 1800
 SIGNATURE = "serving_default"
 _WORKER = Path(__file__).with_name("litert_worker.py")
-
-
-def converter() -> str:
-    """The Python with litert-torch.  Raises SettingsError, which says how to make one."""
-    if given := os.environ.get(CONVERTER):
-        if not os.access(given, os.X_OK):
-            raise SettingsError(f"{CONVERTER} is {given}, and no program is there")
-        return given
-    if find_spec("litert_torch"):
-        return sys.executable
-    for folder in (Path.cwd(), Path(sys.prefix).parent):
-        python = folder / BESIDE / "bin" / "python"
-        if python.is_file():
-            return str(python)
-    pins = " ".join(f"'{pin}'" for pin in PINS)
-    raise SettingsError(
-        "TFLite files are made by litert-torch, which needs an environment of its own; make one: "
-        f"python3 -m venv {BESIDE} && {BESIDE}/bin/pip install {pins} (or say where it is with "
-        f"{CONVERTER}=PATH/bin/python)"
-    )
 
 
 def lengths(longest: int) -> tuple[int, ...]:
@@ -73,7 +48,7 @@ def export(module: nn.Module, input_shape: tuple[int, ...], text: bool = False) 
     text may have.  A module that has `folded()` is exported in that form.  Raises ExportError with
     the layer that cannot be translated, SettingsError if there is no converter.
     """
-    python = converter()
+    python = LITERT.python()
     module = module.eval().cpu()
     folded = getattr(module, "folded", None)
     module = module if folded is None else folded().eval()
@@ -122,7 +97,7 @@ def int8(
             "input": (SIGNATURE, name),
         }
         try:
-            return _work(converter(), folder, job)
+            return _work(LITERT.python(), folder, job)
         except ExportError as error:
             raise ExportError(f"this network cannot be quantized in TFLite: {error}") from None
 
