@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 
+import optuna
 import pytest
 
 from edgedistill.errors import SettingsError, TrainingError
@@ -69,8 +70,8 @@ def _worker(url, folder, own, *others):
 
 
 def answer(process):
-    out = process.stdout.read()
-    assert process.wait(60) == 0, process.stderr.read()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
     return json.loads(out)
 
 
@@ -189,6 +190,20 @@ def test_two_workers_split_the_trials_and_agree(worker, url, tmp_path):
     assert tried == also
     assert best == other
     assert {place for place, _, _ in tried} == set(range(len(GOODNESS)))
+
+
+def test_a_worker_that_dies_before_its_first_heartbeat_keeps_nobody_waiting(worker, tmp_path):
+    url = f"sqlite:///{tmp_path}/t.db"
+    study = optuna.create_study(
+        study_name="one-search", storage=Storage(url, **QUICK).open(), direction="maximize"
+    )
+    study.enqueue_trial({halving.CANDIDATE: 0})
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        study.ask()  # it runs now, and nobody has said so
+    done, tried, best = answer(worker(url, tmp_path, "b"))
+    assert set(done) == set(range(len(GOODNESS)))
+    assert {place: state for place, _, state in tried}[0] != "failed"
+    assert best == 1
 
 
 def test_a_worker_that_dies_in_the_middle_keeps_nobody_waiting(worker, url, tmp_path):

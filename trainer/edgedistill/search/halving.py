@@ -140,9 +140,10 @@ def run(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
+        opened = storage.open()
         study = optuna.create_study(
             study_name=name,
-            storage=storage.open(),
+            storage=opened,
             sampler=optuna.samplers.RandomSampler(seed=0),  # asked only by who lost a race
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=FACTOR),
             direction="maximize",
@@ -152,7 +153,8 @@ def run(
         raise SettingsError(
             f"storage {storage.url!r} cannot be used ({_first_line(error)})"
         ) from error
-    _Worker(study, count, measure, storage, news).run()
+    beats = opened if isinstance(opened, optuna.storages.RDBStorage) else None
+    _Worker(study, count, measure, storage, news, beats).run()
     return _tried(study, count)
 
 
@@ -164,9 +166,12 @@ class _Worker:
         measure: Measure,
         storage: Storage,
         news: News,
+        beats: optuna.storages.RDBStorage | None,
     ) -> None:
+        """beats: the storage, if it has heartbeats."""
         self.study, self.count, self.measure = study, count, measure
-        self.storage, self.news = storage, news
+        self.storage, self.news, self.beats = storage, news, beats
+        self._beaten: set[int] = set()
 
     def run(self) -> None:
         from optuna.exceptions import ExperimentalWarning
@@ -183,20 +188,32 @@ class _Worker:
             if TrialState.WAITING in states:
                 self._next()
             elif TrialState.RUNNING in states:
+                self._beat_once()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     fail_stale_trials(self.study)
                 said = sum(len(t.intermediate_values) for t in self._trials())
                 if said != news:
                     heard, news = time.monotonic(), said
-                elif (
-                    not self.storage.has_heartbeats
-                    and time.monotonic() - heard > self.storage.silent_s
-                ):
+                elif self.beats is None and time.monotonic() - heard > self.storage.silent_s:
                     self._bury()
                 time.sleep(self.storage.poll_s)
             else:
                 return
+
+    def _beat_once(self) -> None:
+        """One heartbeat for each running trial: Optuna never takes a trial without one to be stale,
+        and a worker can die before its first."""
+        from optuna.trial import TrialState
+
+        if self.beats is None:
+            return
+        study = self.beats.get_study_id_from_name(self.study.study_name)
+        for number in (t.number for t in self._trials() if t.state == TrialState.RUNNING):
+            if number not in self._beaten:
+                self._beaten.add(number)
+                trial = self.beats.get_trial_id_from_study_id_trial_number(study, number)
+                self.beats.record_heartbeat(trial)
 
     def _next(self) -> None:
         """Take one waiting trial.
