@@ -652,8 +652,10 @@ def test_a_lost_connection_says_so(here, edge):
     connected.provide(Needs())
     big = edge().with_name("big")
     big.write_bytes(bytes(400_000))
-    with connected, pytest.raises(ConnectionLost, match="was lost"):
+    with connected:
         connected.put("big", big)
+        with pytest.raises(ConnectionLost, match="was lost"):
+            connected.run("list")
 
 
 DEAF = 'os.close(0); sys.stdout.write(\'{"kind": "hello", "size": 0}\\n\');'
@@ -682,6 +684,8 @@ HELLO = 'sys.stdout.write(\'{"kind": "hello", "size": 0}\\n\');'
         # it does not listen any more when the first frame is written
         (DEAF + "print('garbage')", "does not understand"),
         (DEAF + "print(json.dumps({'kind': 'refused', 'size': 4}) + '\\nfull')", "board: full$"),
+        (DEAF + "print(json.dumps({'kind': 'facts', 'size': 2}) + '\\n{}')", "strangely"),
+        (DEAF + "print(json.dumps({'kind': 'exit', 'size': 0}))", "strangely"),
         (DEAF + "sys.exit('client_loop: disconnect')", r"was lost \(client_loop: disconnect\)"),
     ],
 )

@@ -83,7 +83,10 @@ class Board:
         return [by_digest[digest].name for digest in missing]
 
     def put(self, path: str, source: Path) -> None:
-        """Copy a file into the board's fresh folder, where commands run."""
+        """Copy a file into the board's fresh folder, where commands run.
+
+        It has no answer: what went wrong with it is raised by what is asked next.
+        """
         self._connection.send("put", _chunks(source), path=path, size=source.stat().st_size)
 
     def bring(self, path: Path, folder: Path | None = None) -> str:

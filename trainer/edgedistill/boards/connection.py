@@ -117,7 +117,7 @@ class Connection:
         while True:
             head, data = self._next(min(SILENCE_SECONDS, max(0.0, deadline - time.monotonic())))
             if head["kind"] == "refused":
-                raise self._refused(data)
+                raise BoardError(f"{self.address}: {printable(data)[:400]}")
             if head["kind"] != "alive":
                 return head, data
             if time.monotonic() >= deadline:
@@ -161,6 +161,7 @@ class Connection:
         return found
 
     def _write(self, pieces: Iterable[bytes]) -> None:
+        """What a board said before it stopped listening is for `receive` to tell, in order."""
         with self._writing:
             for piece in pieces:
                 left = memoryview(piece)
@@ -173,7 +174,10 @@ class Connection:
                     except OSError:
                         sent = None
                     if sent is None:
-                        raise self._last_word()
+                        self._hearing[1].join(5)
+                        if self._hearing[1].is_alive():
+                            raise self._lost()
+                        return
                     left = left[sent:]
 
     def _beat(self) -> None:
@@ -257,21 +261,6 @@ class Connection:
         return BoardError(
             f"{self.address} sent what this version does not understand; stopped, try again"
         )
-
-    def _last_word(self) -> BoardError:
-        """Why nobody listens any more: what the board last said, and else what `ssh` did."""
-        self._hearing[1].join(5)
-        while not self._frames.empty():
-            found = self._frames.get()
-            if isinstance(found, BoardError):
-                self._frames.put(found)
-                return found
-            if found[0]["kind"] == "refused":
-                return self._refused(found[1])
-        return self._lost()
-
-    def _refused(self, why: bytes) -> BoardError:
-        return BoardError(f"{self.address}: {printable(why)[:400]}")
 
     def _lost(self) -> BoardError:
         """Why the connection ended, from what `ssh` said of it."""
