@@ -1,22 +1,25 @@
 # The one door: `make demo`, `make test`, `make check`, `make bench`, `make hil`.
-# Two environments: .venv has everything, .venv-runtime only what a board has (no torch).
+# Two environments: .venv has everything, .venv-runtime what a board has (no torch) and its tests.
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-PIP = -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+PIP = -m pip install --no-compile --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
-KILLS ?= 3
+KILLS ?= 20
 
-.PHONY: demo test check lint types bench bench-cost bench-distill bench-quant bench-peers litert hil clean
+.PHONY: demo test thorough check lint types bench bench-cost bench-distill bench-quant bench-peers litert hil clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prove it with the runtime
 	.venv/bin/edgedistill fit --profile rpi4 --out build/demo
 	.venv-runtime/bin/edgedistill-run bench build/demo/model.edge --max-seconds 10
 
-test: lint types .venv/installed ## everything but boards
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --ignore tests/litert --kills $(KILLS)
+test: lint types .venv/installed ## everything but boards and TFLite files: under fifteen minutes
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/contract tests/end_to_end tests/trainer
 	tests/offline.sh .venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
+
+thorough: .venv/installed ## what `make test` tries a few times, many times: kills and trials
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup -m repeated --kills $(KILLS) tests/end_to_end tests/runtime
 
 check: lint types ## the fast inner loop
 	.venv/bin/python -m pytest -n $(JOBS) --ignore tests/hil --ignore tests/litert -m "not slow and not end_to_end" -q
@@ -64,7 +67,7 @@ hil: .venv/installed ## the emulated ARM boards (root on Debian, for qemu)
 	# the runtime first: pip 23 does not find the version that the host pins otherwise
 	.venv/bin/python $(PIP) -e 'runtime[onnx,image,text,tflite]' -e '.[dev,datasets,tensorboard,tflite]'
 	$(PYTHON) -m venv .venv-runtime
-	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx,text,tflite]' pytest pytest-xdist
+	.venv-runtime/bin/python $(PIP) -e 'runtime[onnx,image,text,tflite]' pytest pytest-xdist scipy
 	touch $@
 
 # litert-torch and tflite-runtime each exclude what .venv has; `fit` finds both by these names

@@ -14,6 +14,7 @@ from tests.conftest import fit_environment, run_fit
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("killed")]
 
 
+@pytest.mark.repeated
 def test_a_killed_fit_ends_in_the_same_bytes(
     short_recipe: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

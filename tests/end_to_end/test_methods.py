@@ -112,6 +112,7 @@ alpha = [0.0, 0.5]
     assert Recipe.load(tmp_path / "recipe.toml") == made
 
 
+@pytest.mark.repeated
 def test_a_killed_run_of_several_stages_ends_in_the_same_bytes(
     texts, text_teacher, tmp_path, request
 ) -> None:

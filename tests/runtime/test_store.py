@@ -722,7 +722,9 @@ def test_kill_9_at_any_operation_leaves_a_bundle_that_runs(tmp_path, versions):
 
 
 @pytest.mark.slow
-def test_kill_9_at_random_moments_of_real_installs(tmp_path, versions):
+@pytest.mark.repeated
+def test_kill_9_at_random_moments_of_real_installs(tmp_path, versions, request):
+    """200 of them in CI, else 30."""
     folder, rng, ends = tmp_path / "state", random.Random(7), []
     old, new = tmp_path / "1.edge", tmp_path / "2.edge"
     old.write_bytes(versions[1])
@@ -733,7 +735,7 @@ def test_kill_9_at_random_moments_of_real_installs(tmp_path, versions):
     subprocess.run([*command, old], check=True, capture_output=True, env=environment())
     whole = time.monotonic() - start
     runs = 1
-    for _ in range(200):
+    for _ in range(10 * request.config.getoption("--kills")):
         process = subprocess.Popen(
             [*command, new if runs == 1 else old],
             stdout=subprocess.DEVNULL,

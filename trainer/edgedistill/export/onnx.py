@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +37,7 @@ def export(module: nn.Module, input_shape: tuple[int, ...], text: bool = False) 
     shape = (max(2, *input_shape),) if text else input_shape  # one token would be traced as fixed
     example = torch.zeros(1, *shape, dtype=kind)
     try:
-        with quiet():
+        with quiet(), _registered_once():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -52,6 +55,32 @@ def export(module: nn.Module, input_shape: tuple[int, ...], text: bool = False) 
         raise ExportError(f"this network cannot be exported to ONNX: {reason}{where}") from error
     assert program is not None
     return canonical(onnxslim.slim(program.model_proto))
+
+
+@contextmanager
+def _registered_once() -> Iterator[None]:
+    """Let torch keep its table of operators, which it makes anew for every export: a second each.
+
+    A torch that has no such table is left as it is.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        original = vars(ONNXRegistry)["from_torchlib"]
+    except (ImportError, KeyError):
+        yield
+        return
+    table: Any = ONNXRegistry
+    table.from_torchlib = _kept(table)
+    try:
+        yield
+    finally:
+        table.from_torchlib = original
+
+
+@cache
+def _kept(table: Any) -> Any:
+    return staticmethod(cache(table.from_torchlib))
 
 
 def inputs_of(model: bytes) -> dict[str, str]:
