@@ -16,9 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--kills", type=int, default=3, help="how often a fit is killed; the other trials grow with it"
-    )
+    parser.addoption("--kills", type=int, default=3, help="of a fit; other trials grow with it")
 
 
 @dataclass(frozen=True)

@@ -510,6 +510,7 @@ def remove(name: str, id_: str | None, state: Path | None) -> None:
 @click.argument("name")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--install", "to_install", is_flag=True, help="Write it to /etc/systemd/system too.")
+@click.option("--now", is_flag=True, help="And let systemd run it: now, and whenever it boots.")
 @click.option(
     "--extra-ram-mib",
     type=click.FloatRange(min=0),
@@ -517,7 +518,9 @@ def remove(name: str, id_: str | None, state: Path | None) -> None:
     show_default=True,
     help="Memory over the budget, for what else runs in the service, such as a camera's command.",
 )
-def service(name: str, arguments: tuple[str, ...], to_install: bool, extra_ram_mib: float) -> None:
+def service(
+    name: str, arguments: tuple[str, ...], to_install: bool, now: bool, extra_ram_mib: float
+) -> None:
     """Print a systemd unit that runs `predict NAME ARGUMENTS`, with the options of `predict`.
 
     NAME is an installed bundle; its budget is the unit's limit of memory.  A --source-cmd needs
@@ -526,6 +529,8 @@ def service(name: str, arguments: tuple[str, ...], to_install: bool, extra_ram_m
     from edgedistill_runtime import service as services
     from edgedistill_runtime import store
 
+    if now and not to_install:
+        raise click.UsageError("--now is for a unit that is written; give --install too")
     with predict.make_context("edgedistill-run predict", [name, *arguments]) as context:
         _check_predict(context.params)  # not run: what predict would refuse is refused here
     found = store.of(name)
@@ -541,7 +546,12 @@ def service(name: str, arguments: tuple[str, ...], to_install: bool, extra_ram_m
     click.echo(unit, nl=False)
     if to_install:
         path = services.install(unit, name)
-        _say(f"written: {path}\nnow: systemctl daemon-reload && systemctl enable --now {path.name}")
+        if now and services.start(path):
+            _say(f"written: {path}\nit runs; see systemctl status {path.name}")
+        else:
+            absent = "; systemd does not run here" if now else ""
+            command = f"systemctl daemon-reload && systemctl enable --now {path.name}"
+            _say(f"written: {path}{absent}\nnow: {command}")
 
 
 def _source(bundle: str) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ R = TypeVar("R")
 PING_S, HANGS_S = 5.0, 20.0
 """Under the 30 seconds of the unit's watchdog."""
 UNITS = Path("/etc/systemd/system")
+BOOTED = Path("/run/systemd/system")
+"""There while systemd runs the machine (sd_booted(3))."""
 MARK = (
     "# Written by `edgedistill-run service`; what is changed here is lost when it is run again.\n"
 )
@@ -56,8 +59,7 @@ StartLimitBurst=10
 [Service]
 Type=notify
 ExecStart={command}
-Environment={environment}
-Restart=on-failure
+{environment}Restart=on-failure
 # the program ends its source itself
 KillMode=mixed
 RestartSec=2
@@ -112,6 +114,9 @@ def unit(
     limit_mib: the budget of the bundle's own process; extra_ram_mib: for what it starts besides.
     """
     command = [sys.executable, "-m", "edgedistill_runtime", "predict", name, *arguments]
+    variables = {"EDGEDISTILL_STATE": str(state)}
+    if _python_path():  # the runtime was copied here and is not installed
+        variables["PYTHONPATH"] = os.pathsep.join(_python_path())
     memory = ""
     if limit_mib is not None:
         memory = f"MemoryMax={int((limit_mib + extra_ram_mib) * 2**20)}\nMemorySwapMax=0\n"
@@ -120,7 +125,7 @@ def unit(
         mark=MARK,
         name=name,
         command=" ".join(_quoted(word).replace("$", "$$") for word in command),
-        environment=_quoted(f"EDGEDISTILL_STATE={state}"),
+        environment="".join(f"Environment={_quoted(f'{k}={v}')}\n" for k, v in variables.items()),
         memory=memory,
         groups=f"SupplementaryGroups={groups}\n" if groups else "",
         devices="".join(f"DeviceAllow={device} rw\n" for device in DEVICES),
@@ -141,6 +146,28 @@ def install(text: str, name: str) -> Path:
         )
     write_atomically(path, text.encode())
     return path
+
+
+def start(path: Path) -> bool:
+    """Let systemd run the unit from now on, anew if it runs; False where systemd does not run.
+
+    Raises EdgeDistillError if it does not start.
+    """
+    if not BOOTED.is_dir():
+        return False
+    for words in (("daemon-reload",), ("enable", path.name), ("restart", path.name)):
+        try:
+            done = subprocess.run(
+                ["systemctl", *words], capture_output=True, text=True, check=False
+            )
+        except OSError as error:
+            raise EdgeDistillError(f"systemctl cannot be run: {error.strerror}") from None
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
+            raise EdgeDistillError(
+                f"systemctl {' '.join(words)}: {said}; see journalctl -u {path.name} -n 20"
+            )
+    return True
 
 
 def notify(state: str) -> bool:
@@ -233,10 +260,15 @@ class Serving:
 def _needed(arguments: Sequence[str], state: Path) -> list[str]:
     """What the service reads of the folders that are hidden from it."""
     package = Path(edgedistill_runtime.__file__).resolve().parents[1]
-    paths = {sys.prefix, sys.base_prefix, str(package), str(state)}
+    paths = {sys.prefix, sys.base_prefix, str(package), str(state), *_python_path()}
     words = [*arguments, *_source_words(arguments)]
     paths |= {word for word in words if word.startswith("/") and os.path.exists(word)}
     return sorted(p for p in paths if any(p.startswith(f"{folder}/") for folder in HIDDEN))
+
+
+def _python_path() -> list[str]:
+    """Where this program's packages come from besides Python's own folders."""
+    return [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p.startswith("/")]
 
 
 def _source_words(arguments: Sequence[str]) -> list[str]:

@@ -43,6 +43,11 @@ EMULATED = {
     "cortex-a8": {"BOARD_ARCH": "armhf", "BOARD_CPU": "cortex-a8"},
 }
 """What board.sh is told of each; their tags are `emulated`, the architecture and the name."""
+KINDS = (
+    *("image", "audio", "sensor", "text-static-float32", "text-static-int8"),
+    *("text-transformer-float32", "text-transformer-int8"),
+)
+"""Of bundles, as `made` takes them."""
 READINGS = kind_samples("sensor")
 STEPS = (SAMPLES["sensor"][1][0], {"op": "insert_axis", "axis": -3})
 FOLDER = pytest.StashKey[Path]()

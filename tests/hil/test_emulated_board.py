@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import random
 import re
+import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import Fitted
-from tests.hil.conftest import run_there
+from tests.hil.conftest import KINDS, run_there
 
 from edgedistill.boards import Address, Board, Needs
 from edgedistill.hil import HeldBoard
+from edgedistill_runtime import bundle
 
 pytestmark = [pytest.mark.hil, pytest.mark.board(needs=["emulated"])]
 arm64 = pytest.mark.board(needs=["arm64"])
 armhf = pytest.mark.board(needs=["armhf"])
 
+CUTS = 50
 MACHINES = {"arm64": "aarch64", "armhf": "armv7l"}
 CONNECT = "import socket; socket.create_connection(('{}', {}), 2)"
 
@@ -41,20 +48,96 @@ def test_the_board_has_no_network_but_its_loopback(board: HeldBoard, shell: Any)
     assert re.findall(r"^\s*(\S+):", interfaces, re.MULTILINE) == ["lo"]
 
 
-def test_a_board_with_256_mib_takes_a_bundle_and_evaluates(
-    small_board: Address, fitted: Fitted, edgedistill: Any
-) -> None:
+def test_a_board_with_256_mib_has_no_more(small_board: Address) -> None:
     too_much = run_there(small_board, "python3", "-c", "bytearray(300 << 20)")
-    assert too_much.code == 128 + signal.SIGKILL, "the limit does not hold"
-    deployed = edgedistill("deploy", fitted.bundle, "--target", small_board, "--as", "digits")
+    assert too_much.code == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_board_with_256_mib_takes_each_kind_of_bundle_and_evaluates(
+    small_board: Address, made: Any, edgedistill: Any, kind: str
+) -> None:
+    fitted = made(kind)
+    deployed = edgedistill("deploy", fitted.bundle, "--target", small_board, "--as", "small")
     assert deployed.code == 0, deployed.err
+    split = fitted.out / "test.jsonl" if kind.startswith("text") else fitted.test_split
     with Board(small_board) as connected:
         connected.bring(fitted.bundle)
-        connected.put("test.npz", fitted.test_split)
-        done = connected.run("evaluate", "digits", "test.npz", "--json")
+        connected.put(split.name, split)
+        done = connected.run("evaluate", "small", split.name, "--json")
+        assert connected.run("remove", "small").exit_code == 0
     assert done.exit_code == 0, done.stderr
     evaluated = json.loads(done.stdout)
     assert evaluated["value"] == pytest.approx(fitted.report["student"]["metric"], abs=0.002)
+
+
+@arm64
+def test_a_service_is_written_that_runs_what_was_deployed(
+    board: HeldBoard, fitted: Fitted, edgedistill: Any, shell: Any
+) -> None:
+    def deploy(arguments: str) -> Any:
+        options = ("--as", "served", "--service", arguments)
+        return edgedistill("deploy", fitted.bundle, "--target", board.member.address, *options)
+
+    sent = deploy("--source-cmd 'cat /dev/video0' --framing bad --extra-ram-mib 8")
+    assert sent.code == 2
+    assert "it is installed, but not as a service: " in sent.err
+    assert shell("ls", "/etc/systemd/system/edgedistill-served.service").code != 0
+    sent = deploy("--source-cmd 'cat /dev/video0' --extra-ram-mib 8")
+    assert sent.code == 0, sent.err
+    unit = shell("cat", "/etc/systemd/system/edgedistill-served.service").out
+    (start,) = re.findall("^ExecStart=(.*)", unit, re.MULTILINE)
+    assert start.endswith('predict served --source-cmd "cat /dev/video0"')
+    settings = re.findall("^Environment=(.*)", unit, re.MULTILINE)
+    # with the unit's own environment, its program finds runtime, engine and bundle
+    there = shell("env", "-i", *settings, *start.split(" predict ")[0].split(), "verify", "served")
+    assert there.code == 0, there.err
+    board.bring(fitted.bundle)
+    assert board.run("remove", "served").exit_code == 0
+
+
+CUT = """#!/bin/sh
+exec timeout --signal KILL --foreground "$CUT_AFTER" {ssh} "$@"
+"""
+
+
+@arm64
+def test_a_connection_that_is_cut_at_any_moment_of_deploy_leaves_a_model_that_works(
+    board: HeldBoard, fitted: Fitted, edgedistill: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    first, second = bundle.read(fitted.bundle), tmp_path / "second.edge"
+    manifest = dataclasses.replace(first.manifest, version=first.manifest.version + 1)
+    bundle.write(second, manifest, first.files)
+    paths = {first.id: fitted.bundle, bundle.read(second).id: second}
+    options = ("--target", board.member.address, "--as", "cut", "--allow-downgrade")
+    assert edgedistill("deploy", fitted.bundle, *options).code == 0
+    start = time.monotonic()
+    assert edgedistill("deploy", second, *options).code == 0
+    whole = time.monotonic() - start
+
+    ssh = tmp_path / "ssh"
+    ssh.write_text(CUT.format(ssh=shutil.which("ssh")))
+    ssh.chmod(0o755)
+    board.bring(fitted.bundle)
+    chance, ends = random.Random(0), []
+    for _ in range(CUTS):
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+            patch.setenv("CUT_AFTER", f"{chance.uniform(0.1, 1.2) * whole:.2f}")
+            active = json.loads(board.run("inspect", "cut", "--json").stdout)["id"]
+            (other,) = paths.keys() - {active}
+            sent = edgedistill("deploy", paths[other], *options)
+        assert sent.code in (0, 2)
+        if sent.code:
+            assert len(sent.err.strip().splitlines()) == 1, sent.err
+        # the board goes on to the end of what it had been told, or stops it
+        now = json.loads(board.run("inspect", "cut", "--json").stdout)["id"]
+        assert now == other if sent.code == 0 else now in paths
+        ends.append(sent.code)
+    assert set(ends) == {0, 2}
+    assert board.run("verify", "cut").exit_code == 0
+    assert edgedistill("deploy", fitted.bundle, *options).code == 0
+    assert board.run("remove", "cut").exit_code == 0
 
 
 @armhf

@@ -140,6 +140,78 @@ def test_install_writes_what_was_printed(run, installed, tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == "[Unit]\n"
 
 
+@pytest.fixture
+def systemctl(tmp_path, monkeypatch):
+    """A made-up one, which notes what it is told and ends as it is told to.  -> its notes"""
+    notes = tmp_path / "notes"
+    program = tmp_path / "bin/systemctl"
+    program.parent.mkdir()
+    how = 'echo "$@" >> "$NOTES"; [ "$1" != "$FAILS" ] || exec sh -c "$HOW"'
+    program.write_text(f"#!/bin/sh\n{how}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("NOTES", str(notes))
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(service, "UNITS", tmp_path)
+    monkeypatch.setattr(service, "BOOTED", tmp_path)
+    monkeypatch.setattr(service.os, "geteuid", lambda: 0)
+    return notes
+
+
+def test_systemd_is_told_to_run_it_now_and_at_every_boot(run, installed, systemctl):
+    said = run("service", "tiny", "-", "--install", "--now")
+    assert said.code == 0
+    assert "it runs" in said.err
+    unit = "edgedistill-tiny.service"
+    told = systemctl.read_text().splitlines()
+    assert told == ["daemon-reload", f"enable {unit}", f"restart {unit}"]
+
+
+def test_where_systemd_does_not_run_the_unit_is_written_and_waits(
+    run, installed, systemctl, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(service, "BOOTED", tmp_path / "no")
+    said = run("service", "tiny", "-", "--install", "--now")
+    assert said.code == 0
+    assert "systemd does not run here" in said.err
+    assert not systemctl.exists()
+    assert (tmp_path / "edgedistill-tiny.service").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        (
+            "echo Job failed. >&2; exit 1",
+            "systemctl restart edgedistill-tiny.service: Job failed.;",
+        ),
+        ("exit 4", "it ended with 4; see journalctl -u edgedistill-tiny.service"),
+    ],
+)
+def test_a_unit_that_does_not_start_is_one_sentence(
+    run, installed, systemctl, monkeypatch, how, sentence
+):
+    monkeypatch.setenv("FAILS", "restart")
+    monkeypatch.setenv("HOW", how)
+    said = run("service", "tiny", "-", "--install", "--now")
+    assert said.code == 2
+    assert sentence in said.err.splitlines()[-1]
+
+
+def test_now_is_for_what_is_written(run, installed):
+    said = run("service", "tiny", "-", "--now")
+    assert (said.code, said.out) == (2, "")
+    assert "give --install too" in said.sentence()
+
+
+def test_a_runtime_that_was_copied_and_not_installed_is_found_by_the_unit(installed, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/home/pi/.cache/a:relative:/opt/b c")
+    text = service.unit("tiny", ["-"], installed, 64)
+    assert 'Environment="PYTHONPATH=/home/pi/.cache/a:/opt/b c"\n' in text
+    assert "BindReadOnlyPaths=/home/pi/.cache/a\n" in text
+    monkeypatch.delenv("PYTHONPATH")
+    assert "PYTHONPATH" not in service.unit("tiny", ["-"], installed, 64)
+
+
 def test_install_is_roots(run, installed, tmp_path, monkeypatch):
     monkeypatch.setattr(service, "UNITS", tmp_path)
     monkeypatch.setattr(service.os, "geteuid", lambda: 1000)

@@ -746,6 +746,50 @@ class _Text:
         return self.text.encode()
 
 
+# --- as a service
+
+
+def test_what_cannot_be_a_service_is_installed_all_the_same(here, edge, run):
+    board = here()
+    options = ("--target", board.url, "--service", "- --frobnicate", "--json")
+    code, out, err = run("deploy", edge(), *options)
+    assert code == 2
+    (row,) = json.loads(out)["boards"]
+    assert (row["status"], row["exit_code"]) == ("failed", 2)
+    assert row["reason"].startswith("it is installed, but not as a service: No such option")
+    assert board.store.open_active("tiny").manifest.name == "tiny"
+    assert "Traceback" not in err
+
+
+def test_a_login_that_is_not_root_writes_services_by_sudo(here, edge, run, tmp_path, monkeypatch):
+    """A made-up sudo, which notes what it is to run and refuses."""
+    notes, programs = tmp_path / "notes", tmp_path / "programs"
+    programs.mkdir()
+    refuses = f'printf "%s\\n" "$@" > {notes}; echo sudo: a password is required >&2; exit 1'
+    (programs / "sudo").write_text(f"#!/bin/sh\n{refuses}\n")
+    (programs / "sudo").chmod(0o755)
+    agent = Path(boards.__file__).with_name("agent.py").read_text()
+    agent = agent.replace("os.geteuid() != 0", "True")
+    monkeypatch.setattr(connection.resources, "files", lambda package: _Text(agent))
+    board = here(path=f"{programs}:{READY}")
+    options = ("--target", board.url, "--service", "--source-cmd 'cat a b' --extra-ram-mib 8")
+    code, out, _ = run("deploy", edge(), *options, "--json")
+    assert code == 2
+    reason = json.loads(out)["boards"][0]["reason"]
+    assert reason == "it is installed, but not as a service: sudo: a password is required"
+    words = notes.read_text().splitlines()
+    assert words[:2] == ["-n", "env"]
+    assert f"EDGEDISTILL_STATE={board.store.folder}" in words
+    end = ["service", "tiny", "--install", "--now", "--source-cmd", "cat a b"]
+    assert words[-8:] == [*end, "--extra-ram-mib", "8"]
+
+
+def test_a_service_line_that_no_shell_would_take_is_refused_before_anything(edge, run):
+    code, out, err = run("deploy", edge(), "--target", "ssh://board", "--service", "'open")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--service" in err
+
+
 # --- calibration
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -626,6 +627,11 @@ def bench(
 @click.option("--as", "name", metavar="NAME", help="Install under this name.  [default: its own]")
 @click.option("--allow-downgrade", is_flag=True, help="Take an older version than one before.")
 @click.option(
+    "--service",
+    metavar="ARGUMENTS",
+    help="Let systemd run it, now and at every boot, as `edgedistill-run service NAME ARGUMENTS`.",
+)
+@click.option(
     "--max-failures",
     metavar="N",
     type=click.IntRange(1),
@@ -647,6 +653,7 @@ def deploy(
     targets: str | None,
     name: str | None,
     allow_downgrade: bool,
+    service: str | None,
     max_failures: int | None,
     at_once: int,
     wheels: Path | None,
@@ -666,7 +673,7 @@ def deploy(
     if (target is None) == (targets is None):
         raise click.UsageError("give either --target or --targets")
     members = [Member(target, _address(target))] if target is not None else read(str(targets))
-    order = deploying.Order(bundle, name, allow_downgrade, wheels)
+    order = deploying.Order(bundle, name, allow_downgrade, wheels, _words(service))
     made = deploying.deploy(order, members, max_failures, at_once, _print_outcome)
     if targets is not None:
         _print_fleet(made)
@@ -674,6 +681,13 @@ def deploy(
         click.echo(json.dumps(made.to_json()))
     codes = [outcome.exit_code or 0 for outcome in made.boards]
     sys.exit(codes[0] if target is not None else int(not made.ok))
+
+
+def _words(line: str | None) -> tuple[str, ...] | None:
+    try:
+        return None if line is None else tuple(shlex.split(line))
+    except ValueError as error:
+        raise click.BadParameter(f"{line!r}: {error}", param_hint="--service") from None
 
 
 def _address(target: str | None) -> Address:

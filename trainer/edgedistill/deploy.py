@@ -36,6 +36,8 @@ class Order:
     allow_downgrade: bool = False
     wheels: Path | None = None
     """Folder of wheels to take the board's from; None is the package index."""
+    service: tuple[str, ...] | None = None
+    """Arguments of `edgedistill-run service`, which then writes and starts the bundle's unit."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,22 @@ def _deploy_one(order: Order, opened: Bundle, member: Member) -> Outcome:
         _check_profile(opened, member)
         with Board(member.address) as board:
             copied += board.provide(needs_of(opened.manifest, to_predict=True), order.wheels)
-            status, code, reason = _install(order, opened, board, copied)
+            name = order.name or opened.manifest.name
+            there = _list(board, name)
+            status, code, reason = _install(order, opened, board, there, copied)
+            if order.service is not None and not code:
+                _serve(order, name, board, there.state)
     except (EdgeDistillError, OSError) as error:
         status, code, reason = "failed", 2, str(error)
     seconds = time.monotonic() - start
     return _outcome(member, status, code, reason, tuple(copied), seconds)
 
 
-def _install(order: Order, opened: Bundle, board: Board, copied: list[str]) -> tuple[str, int, str]:
+def _install(
+    order: Order, opened: Bundle, board: Board, there: _Listing, copied: list[str]
+) -> tuple[str, int, str]:
     name = order.name or opened.manifest.name
-    if opened.id in _kept(board, name) and opened.signature is None:
+    if opened.id in there.ids and opened.signature is None:
         ran = board.run("activate", "--json", "--", name, opened.id, seconds=_INSTALL_SECONDS)
         status = "unchanged"
     else:
@@ -162,19 +170,40 @@ def _install(order: Order, opened: Bundle, board: Board, copied: list[str]) -> t
     return status, 0, ran.sentence
 
 
-def _kept(board: Board, name: str) -> list[str]:
-    """Ids of the bundles of that name that are on the board."""
+@dataclass(frozen=True)
+class _Listing:
+    """What a board has of bundles of one name."""
+
+    state: str
+    """The store's folder there."""
+    ids: tuple[str, ...]
+
+
+def _list(board: Board, name: str) -> _Listing:
     ran = board.run("list", "--json", seconds=_LIST_SECONDS)
     if ran.exit_code:
         raise BoardError(f"{board.address}: {ran.sentence}")
     try:
-        rows = [row for row in json.loads(ran.stdout)["bundles"] if row["name"] == name]
-        return [e["id"] for row in rows for e in (row["active"], row["previous"]) if e is not None]
+        said = json.loads(ran.stdout)
+        rows = [row for row in said["bundles"] if row["name"] == name]
+        kept = [e["id"] for row in rows for e in (row["active"], row["previous"]) if e is not None]
+        return _Listing(str(said["state"]), tuple(kept))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BoardError(
             f"{board.address}: its edgedistill-run list answers strangely; install the same "
             "version there"
         ) from None
+
+
+def _serve(order: Order, name: str, board: Board, state: str) -> None:
+    """Raises BoardError if the board cannot; what was installed stays so."""
+    ran = board.run(
+        *("service", name, "--install", "--now", *(order.service or ())),
+        seconds=_INSTALL_SECONDS,
+        root={"EDGEDISTILL_STATE": state},
+    )
+    if ran.exit_code:
+        raise BoardError(f"it is installed, but not as a service: {ran.sentence}")
 
 
 def _check_profile(opened: Bundle, member: Member) -> None:

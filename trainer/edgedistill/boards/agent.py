@@ -236,7 +236,12 @@ class Agent:
         return os.path.join(self.work, *[checked(NAME, part) for part in parts])
 
     def do_run(
-        self, words: list[str], size: int = 0, follow: str | None = None, offset: int = 0
+        self,
+        words: list[str],
+        size: int = 0,
+        follow: str | None = None,
+        offset: int = 0,
+        root: dict[str, str] | None = None,
     ) -> None:
         """The runtime's command line; what it says is sent as it comes, then its exit status."""
         pieces = self.host.take(size)
@@ -248,13 +253,19 @@ class Agent:
         python_path = self.path + [p for p in [os.environ.get("PYTHONPATH")] if p]
         places = dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME"), os.path.join(self.work, "tmp"))
         os.makedirs(places["TMPDIR"], exist_ok=True)  # engines leave files there
+        variables = dict(places, PYTHONPATH=os.pathsep.join(python_path), **(root or {}))
+        command = [sys.executable, "-m", "edgedistill_runtime", *words]
+        if root is not None and os.geteuid() != 0:
+            if shutil.which("sudo") is None:
+                raise Refused("this needs root, and there is no sudo; log in as root")
+            command = ["sudo", "-n", "env", *[f"{k}={v}" for k, v in variables.items()], *command]
         child = subprocess.Popen(
-            [sys.executable, "-m", "edgedistill_runtime", *words],
+            command,
             stdin=subprocess.PIPE if size else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self.work,
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(python_path), **places),
+            env=dict(os.environ, **variables),
             start_new_session=True,
         )
         ended, end = os.pipe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -116,16 +116,23 @@ class Board:
         follow: str | None = None,
         offset: int = 0,
         grown: Callable[[bytes], None] = lambda data: None,
+        root: Mapping[str, str] | None = None,
     ) -> Ran:
         """`edgedistill-run WORDS` on the board, to its end.
 
         heard: told what it says as it says it, with "out" or "err".
+        root: with these variables, as root: by sudo without a password, if it logs in as another.
         follow, offset, grown: a file it writes, from where on, and who is told its bytes.
         """
         size = 0 if stdin is None else stdin.stat().st_size
         data = iter(()) if stdin is None else _chunks(stdin)
         self._connection.send(
-            "run", data, words=list(words), size=size, follow=follow, offset=offset
+            *("run", data),
+            words=list(words),
+            size=size,
+            follow=follow,
+            offset=offset,
+            root=None if root is None else dict(root),
         )
         texts = {"out": bytearray(), "err": bytearray()}
         while True:
