@@ -51,13 +51,13 @@ def _name(value):
     return "-".join(map(str, asdict(value).values())) if hasattr(value, "__dict__") else None
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize(("family", "spec", "shape", "classes"), CASES, ids=_name)
-def test_a_familys_kernels_are_those_of_its_exported_file(family, spec, shape, classes, precision):
-    told = FAMILIES[family].kernels(spec, shape, classes, precision)
-    found = kernels_of(exported(family, spec, shape, classes, precision), length=shape[0])
-    assert [k.op for k in told] == [k.op for k in found]
-    assert told == found
+def test_a_familys_kernels_are_those_of_its_exported_file(family, spec, shape, classes):
+    for precision in ("float32", "int8"):
+        told = FAMILIES[family].kernels(spec, shape, classes, precision)
+        found = kernels_of(exported(family, spec, shape, classes, precision), length=shape[0])
+        assert [k.op for k in told] == [k.op for k in found]
+        assert told == found
 
 
 @pytest.mark.parametrize("family", FAMILIES)

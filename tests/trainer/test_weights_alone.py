@@ -134,9 +134,20 @@ def test_int4_of_all_families_is_of_those_that_have_it():
     assert [family.name for family in setting(precision="int4").families] == ["vit"]
 
 
-def test_where_nothing_fits_int4_is_named_if_it_would():
+def size_between_int8_and_int4():
     least = {p: min(c.costs["size_mib"] for c in setting(student="vit", precision=p).plan().fitting)
              for p in ("int8", "int4")}  # fmt: skip
-    limit = (least["int8"] + least["int4"]) / 2
-    with pytest.raises(OverBudget, match="--precision int4"):
-        setting(student="vit", size_mib=limit).plan().require()
+    return (least["int8"] + least["int4"]) / 2
+
+
+def test_where_int8_does_not_fit_and_int4_does_auto_takes_it_and_says_why():
+    made = setting(student="vit", size_mib=size_between_int8_and_int4())
+    chosen = made.plan().require()[0]
+    assert chosen.precision == "int4"
+    assert made.precision_reason(chosen) == "no float32 or int8 candidate is within the limits"
+
+
+def test_where_int8_was_asked_for_and_does_not_fit_int4_is_named_if_it_would():
+    limit = size_between_int8_and_int4()
+    with pytest.raises(OverBudget, match="also fits: --precision int4"):
+        setting(student="vit", size_mib=limit, precision="int8").plan().require()

@@ -99,18 +99,33 @@ class Setting:
         """Every candidate in the precisions that the recipe allows.
 
         Without measured rates for the engine float32 goes first: int8 is often slower on small
-        networks, so it ships only where the size or memory limit leaves no float32 candidate.
+        networks, so it ships only where the size or memory limit leaves no float32 candidate; and
+        int4, with tables in int8, where that leaves no int8 either.
         """
         made = self._plan()
         return made if made.fitting else replace(made, alternatives=tuple(self._alternatives()))
 
     def _plan(self) -> search.Plan:
+        made = self._plan_of(self.families, precisions(self.recipe))
+        if made.fitting or self.recipe.precision != "auto" or not self._packable:
+            return made
+        packed = self._plan_of(self._packable, ("int4",))
+        return packed if packed.fitting else made
+
+    @property
+    def _packable(self) -> tuple[Family, ...]:
+        """Families whose networks int4 is for, where the engine has it."""
+        if self.engine.name not in ENGINES["onnx"]:
+            return ()
+        return tuple(each for each in self.families if each.quantization == "dynamic")
+
+    def _plan_of(self, families: tuple[Family, ...], wanted: tuple[str, ...]) -> search.Plan:
         return search.plan(
-            self.families,
+            families,
             self.data,
             self.profile,
             self.budget,
-            precisions(self.recipe),
+            wanted,
             self.recipe.spec,
             self.vocabulary,
             self.engine.name,
@@ -121,12 +136,12 @@ class Setting:
         other = tuple(p for p in PRECISIONS if p not in precisions(self.recipe))
         if other and self._fits(recipe=_changed(self.recipe, precision=other[0])):
             yield f"--precision {other[0]}"
-        products = tuple(each for each in self.families if each.quantization == "dynamic")
-        packs = self.recipe.precision == "auto" and self.engine.name in ENGINES["onnx"]
-        if packs and products:
-            changed = _changed(self.recipe, precision="int4")
-            if self._fits(families=products, recipe=changed):
-                yield "--precision int4"
+        if (
+            other
+            and self._packable
+            and self._fits(families=self._packable, recipe=_changed(self.recipe, precision="int4"))
+        ):
+            yield "--precision int4"
         known = {each.name for each in self.families}
         for each in suiting(self.recipe, self.data.task):
             if each.name not in known and self._fits(
@@ -159,6 +174,8 @@ class Setting:
         """Why the bundle ships in its precision."""
         if self.recipe.precision != "auto":
             return "asked for"
+        if candidate.precision == "int4":
+            return "no float32 or int8 candidate is within the limits"
         if candidate.measured:
             return f"by the latencies measured on {self.recipe.target}"
         if candidate.latency.standing == "predicted":
