@@ -114,6 +114,55 @@ def test_a_tflite_bundle_is_deployed_and_answers_as_numpy_does(
     assert [json.loads(line)["label"] for line in done.stdout.splitlines()] == wanted
 
 
+def test_a_second_version_replaces_the_first_and_a_rollback_brings_it_back(
+    able_board: HeldBoard, some_bundle: Path, deployed: Any, tmp_path: Path
+) -> None:
+    first, second = bundle.read(some_bundle), tmp_path / "second.edge"
+    manifest = dataclasses.replace(first.manifest, version=first.manifest.version + 1)
+    bundle.write(second, manifest, first.files)
+    assert deployed(some_bundle)["status"] == "installed"
+    assert deployed(second)["status"] == "installed"
+    golden = manifest.golden.outputs
+    files = dict(first.files)
+    files[golden] = arrays.encode(np.load(io.BytesIO(files[golden])) + 1)
+    third = dataclasses.replace(manifest, version=manifest.version + 1, files=listed(files))
+    bundle.write(tmp_path / "third.edge", third, files)
+    failed = deployed(tmp_path / "third.edge")
+    assert (failed["status"], failed["exit_code"]) == ("failed", 2)
+    assert "golden" in failed["reason"]
+    able_board.bring(some_bundle)
+    assert last_line(able_board.run("inspect", NAME, "--json"))["version"] == manifest.version
+    assert able_board.run("rollback", NAME).exit_code == 0
+    assert last_line(able_board.run("inspect", NAME, "--json"))["id"] == first.id
+    downgrade = deployed(some_bundle)
+    assert downgrade["status"] == "unchanged", downgrade
+
+
+def test_bench_over_ssh_judges_and_on_an_emulator_never_verifies(
+    able_board: HeldBoard, some_bundle: Path, edgedistill: Any
+) -> None:
+    options = ("--target", able_board.member.address, "--max-seconds", "5", "--json")
+    done = edgedistill("bench", some_bundle, *options)
+    assert done.code in (0, 1, 3), done.err
+    certificate = done.row
+    assert certificate["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE", "INVALID")
+    assert certificate["emulated"] is able_board.facts.emulated
+    if able_board.facts.emulated:
+        assert certificate["standing"] == "measured elsewhere"
+
+
+def test_evaluate_scores_a_labelled_file(
+    able_board: HeldBoard, tflite_bundle: Path, tmp_path: Path
+) -> None:
+    name = able_board.bring(tflite_bundle)
+    wanted = numpy_answers().argmax(1)
+    wanted[0] = (wanted[0] + 1) % 10  # one label is wrong
+    np.savez(tmp_path / SPLIT, x=READINGS, y=wanted)
+    able_board.put(SPLIT, tmp_path / SPLIT)
+    evaluated = last_line(able_board.run("evaluate", name, SPLIT, "--json"))
+    assert evaluated["value"] == pytest.approx(1 - 1 / len(wanted))
+
+
 # --- boards that onnxruntime is built for
 
 
@@ -175,43 +224,6 @@ def test_a_bundle_of_each_kind_is_deployed_and_answers_as_on_the_host(
     else:
         assert_accuracy_as_reported(onnx_board, NAME, fitted)
         assert_predictions_as_on_the_host(onnx_board, fitted, tmp_path)
-
-
-def test_a_second_version_replaces_the_first_and_a_rollback_brings_it_back(
-    onnx_board: HeldBoard, fitted: Fitted, deployed: Any, tmp_path: Path
-) -> None:
-    first, second = bundle.read(fitted.bundle), tmp_path / "second.edge"
-    manifest = dataclasses.replace(first.manifest, version=first.manifest.version + 1)
-    bundle.write(second, manifest, first.files)
-    assert deployed(fitted.bundle)["status"] == "installed"
-    assert deployed(second)["status"] == "installed"
-    golden = manifest.golden.outputs
-    files = dict(first.files)
-    files[golden] = arrays.encode(np.load(io.BytesIO(files[golden])) + 1)
-    third = dataclasses.replace(manifest, version=manifest.version + 1, files=listed(files))
-    bundle.write(tmp_path / "third.edge", third, files)
-    failed = deployed(tmp_path / "third.edge")
-    assert (failed["status"], failed["exit_code"]) == ("failed", 2)
-    assert "golden" in failed["reason"]
-    onnx_board.bring(fitted.bundle)
-    assert last_line(onnx_board.run("inspect", NAME, "--json"))["version"] == manifest.version
-    assert onnx_board.run("rollback", NAME).exit_code == 0
-    assert last_line(onnx_board.run("inspect", NAME, "--json"))["id"] == first.id
-    downgrade = deployed(fitted.bundle)
-    assert downgrade["status"] == "unchanged", downgrade
-
-
-def test_bench_over_ssh_judges_and_on_an_emulator_never_verifies(
-    onnx_board: HeldBoard, fitted: Fitted, edgedistill: Any
-) -> None:
-    options = ("--target", onnx_board.member.address, "--max-seconds", "5", "--json")
-    done = edgedistill("bench", fitted.bundle, *options)
-    assert done.code in (0, 1, 3), done.err
-    certificate = done.row
-    assert certificate["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE", "INVALID")
-    assert certificate["emulated"] is onnx_board.facts.emulated
-    if onnx_board.facts.emulated:
-        assert certificate["standing"] == "measured elsewhere"
 
 
 STARTING = """

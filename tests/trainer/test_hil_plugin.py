@@ -144,14 +144,15 @@ def test_a_test_says_which_boards_will_do(run):
     code, said = run(CHOOSING, "--boards", "boards.toml")
     assert code == 0, said
     rows = re.findall(r"(test_\w+)\[([\w ]+)\] (\w+)", said)
-    assert rows == [
+    assert sorted(rows) == [  # where those without a board come depends on the version of pytest
         ("test_any", "garden", "PASSED"),
-        ("test_profile", "garden", "PASSED"),
-        ("test_tag", "garden", "PASSED"),
         ("test_any", "shed", "PASSED"),
         ("test_both", "no board", "SKIPPED"),
         ("test_none", "no board", "SKIPPED"),
+        ("test_profile", "garden", "PASSED"),
+        ("test_tag", "garden", "PASSED"),
     ]
+    assert [row for row in rows if row[1] == "garden"] == rows[:3]  # one board after the other
     assert (
         "boards.toml has no board with the tags camera, microphone (it has: garden [rpi4, camera], "
         "shed)" in said
