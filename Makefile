@@ -6,6 +6,8 @@ CONSTRAINTS ?= constraints.txt
 PIP = -m pip install --no-compile --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 JOBS ?= 2
 KILLS ?= 20
+# two test workers that each start a thread a core would wait for each other
+test check thorough: export OMP_NUM_THREADS = 1
 
 .PHONY: demo test thorough check lint types bench bench-cost bench-distill bench-quant bench-peers litert hil clean
 .DELETE_ON_ERROR:
