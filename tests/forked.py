@@ -20,22 +20,22 @@ ROOT = Path(__file__).parents[1]
 
 def run(arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run` of the command line, with its output as text."""
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
+    process = server()
+    assert process.stdin is not None
+    assert process.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         request = {"arguments": arguments, "env": env, "cwd": os.getcwd()}
-        server.stdin.write(json.dumps(request | {"out": str(out), "err": str(err)}) + "\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
+        process.stdin.write(json.dumps(request | {"out": str(out), "err": str(err)}) + "\n")
+        process.stdin.flush()
+        code = int(process.stdout.readline())
         command = ["edgedistill", *arguments]
         return subprocess.CompletedProcess(command, code, out.read_text(), err.read_text())
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
-    """One for each process that runs tests; it ends when its stdin does."""
+def server() -> subprocess.Popen[str]:
+    """One for each process that runs tests, ready; it ends when its stdin does."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.forked"],
         stdin=subprocess.PIPE,
@@ -49,19 +49,26 @@ def _server() -> subprocess.Popen[str]:
         process.communicate()
 
     atexit.register(end)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
     return process
 
 
 def _serve() -> None:
     _import()
+    _say("ready")
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
             _become(request)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        sys.stdout.write(f"{code}\n")
-        sys.stdout.flush()
+        _say(str(code))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _import() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests import opinions
+from tests import forked, opinions
 from tests.conftest import run_fit
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.xdist_group("refusals")]
@@ -31,6 +31,7 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 def test_an_impossible_budget_names_what_binds_and_what_would_fit(
     tmp_path: Path, cache: Path
 ) -> None:
+    forked.server()  # what Python takes to import is not in it
     start = time.monotonic()
     done = run_fit(tmp_path / "out", cache, "--latency-ms", "0.0001", check=False)
     assert done.returncode == 1

@@ -280,8 +280,8 @@ ListenAddress 127.0.0.1
 HostKey /etc/ssh/hostkey
 UsePAM no
 PasswordAuthentication no
-PermitRootLogin no
-AllowUsers board
+PermitRootLogin prohibit-password
+AllowUsers board root
 UseDNS no
 PidFile none
 PrintMotd no
@@ -374,6 +374,8 @@ inner() { # pid 1 of the new namespaces: when it ends, every process and mount o
 
   install -d -m 700 -o 1000 -g 1000 "$top/home/board/.ssh"
   install -m 600 -o 1000 -g 1000 "$run/id.pub" "$top/home/board/.ssh/authorized_keys"
+  install -d -m 700 "$top/root/.ssh"
+  install -m 600 "$run/id.pub" "$top/root/.ssh/authorized_keys"
   install -m 600 "$run/hostkey" "$top/etc/ssh/hostkey"
   install -m 644 "$run/sshd_config" "$top/etc/ssh/sshd_config"
   hostname "edge-$name"

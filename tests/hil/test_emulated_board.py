@@ -73,25 +73,35 @@ def test_a_board_with_256_mib_takes_each_kind_of_bundle_and_evaluates(
 
 @arm64
 def test_a_service_is_written_that_runs_what_was_deployed(
-    board: HeldBoard, fitted: Fitted, edgedistill: Any, shell: Any
+    board: HeldBoard, fitted: Fitted, edgedistill: Any
 ) -> None:
-    def deploy(arguments: str) -> Any:
-        options = ("--as", "served", "--service", arguments)
-        return edgedistill("deploy", fitted.bundle, "--target", board.member.address, *options)
+    source, refusal = "--source-cmd 'cat /dev/video0'", "it is installed, but not as a service: "
+    root = dataclasses.replace(board.member.address, user="root")
 
-    sent = deploy("--source-cmd 'cat /dev/video0' --framing bad --extra-ram-mib 8")
+    def deploy(address: Address, arguments: str) -> Any:
+        options = ("--as", "served", "--service", arguments)
+        return edgedistill("deploy", fitted.bundle, "--target", address, *options)
+
+    sent = deploy(board.member.address, source)
     assert sent.code == 2
-    assert "it is installed, but not as a service: " in sent.err
-    assert shell("ls", "/etc/systemd/system/edgedistill-served.service").code != 0
-    sent = deploy("--source-cmd 'cat /dev/video0' --extra-ram-mib 8")
+    assert refusal in sent.err
+    assert "this needs root, and there is no sudo" in sent.err
+    path = "/etc/systemd/system/edgedistill-served.service"
+    sent = deploy(root, f"{source} --framing bad")
+    assert sent.code == 2
+    assert refusal in sent.err
+    assert run_there(root, "ls", path).code != 0
+    sent = deploy(root, f"{source} --extra-ram-mib 8")
     assert sent.code == 0, sent.err
-    unit = shell("cat", "/etc/systemd/system/edgedistill-served.service").out
+    unit = run_there(root, "cat", path).out
     (start,) = re.findall("^ExecStart=(.*)", unit, re.MULTILINE)
     assert start.endswith('predict served --source-cmd "cat /dev/video0"')
-    settings = re.findall("^Environment=(.*)", unit, re.MULTILINE)
     # with the unit's own environment, its program finds runtime, engine and bundle
-    there = shell("env", "-i", *settings, *start.split(" predict ")[0].split(), "verify", "served")
+    settings = re.findall("^Environment=(.*)", unit, re.MULTILINE)
+    program = [*settings, *start.split(" predict ")[0].split()]
+    there = run_there(root, "env", "-i", *program, "verify", "served")
     assert there.code == 0, there.err
+    assert run_there(root, "env", "-i", *program, "remove", "served").code == 0
     board.bring(fitted.bundle)
     assert board.run("remove", "served").exit_code == 0
 

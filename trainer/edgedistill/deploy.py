@@ -197,13 +197,14 @@ def _list(board: Board, name: str) -> _Listing:
 
 def _serve(order: Order, name: str, board: Board, state: str) -> None:
     """Raises BoardError if the board cannot; what was installed stays so."""
-    ran = board.run(
-        *("service", name, "--install", "--now", *(order.service or ())),
-        seconds=_INSTALL_SECONDS,
-        root={"EDGEDISTILL_STATE": state},
-    )
-    if ran.exit_code:
-        raise BoardError(f"it is installed, but not as a service: {ran.sentence}")
+    words = ("service", name, "--install", "--now", *(order.service or ()))
+    try:
+        ran = board.run(*words, seconds=_INSTALL_SECONDS, root={"EDGEDISTILL_STATE": state})
+        why = ran.sentence if ran.exit_code else ""
+    except BoardError as error:
+        why = str(error)
+    if why:
+        raise BoardError(f"it is installed, but not as a service: {why}")
 
 
 def _check_profile(opened: Bundle, member: Member) -> None:
