@@ -16,8 +16,8 @@ demo: .venv/installed ## fit the default student for a Raspberry Pi 4, then prov
 	.venv/bin/edgedistill fit --profile rpi4 --out build/demo
 	.venv-runtime/bin/edgedistill-run bench build/demo/model.edge --max-seconds 10
 
-test: lint types .venv/installed ## everything but boards and TFLite files: under fifteen minutes
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/contract tests/end_to_end tests/trainer
+test: lint types .venv/installed ## everything but boards and TFLite files
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --ignore tests/hil --ignore tests/litert --ignore tests/runtime
 	tests/offline.sh .venv-runtime/bin/python -m pytest -n $(JOBS) tests/runtime
 
 thorough: .venv/installed ## what `make test` tries a few times, many times: kills and trials

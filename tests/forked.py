@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -103,6 +104,8 @@ def _become(request: dict[str, object]) -> NoReturn:
         code = 0
     except SystemExit as stop:
         code = stop.code or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -120,8 +120,10 @@ def test_bench_without_torch_passes_and_calls_its_figures_measured_elsewhere(
 
 def test_a_missing_extra_is_named(fitted: Fitted, board_python: Path, tmp_path: Path) -> None:
     (tmp_path / "digit.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    hide = "import sys, runpy; sys.modules['PIL'] = None; runpy.run_module('edgedistill_runtime')"
-    command = [board_python, "-c", hide.replace(")", ", run_name='__main__')"), "predict"]
+    program = (
+        "import sys; sys.modules['PIL'] = None; from edgedistill_runtime import cli; cli.main()"
+    )
+    command = [board_python, "-c", program, "predict"]
     done = subprocess.run(
         [*command, fitted.bundle, tmp_path / "digit.png"],
         capture_output=True,

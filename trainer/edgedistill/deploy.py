@@ -139,11 +139,10 @@ def _deploy_one(order: Order, opened: Bundle, member: Member) -> Outcome:
         _check_profile(opened, member)
         with Board(member.address) as board:
             copied += board.provide(needs_of(opened.manifest, to_predict=True), order.wheels)
-            name = order.name or opened.manifest.name
-            there = _list(board, name)
+            there = _list(board, order.name or opened.manifest.name)
             status, code, reason = _install(order, opened, board, there, copied)
             if order.service is not None and not code:
-                _serve(order, name, board, there.state)
+                _serve(order.service, board, there)
     except (EdgeDistillError, OSError) as error:
         status, code, reason = "failed", 2, str(error)
     seconds = time.monotonic() - start
@@ -153,12 +152,12 @@ def _deploy_one(order: Order, opened: Bundle, member: Member) -> Outcome:
 def _install(
     order: Order, opened: Bundle, board: Board, there: _Listing, copied: list[str]
 ) -> tuple[str, int, str]:
-    name = order.name or opened.manifest.name
     if opened.id in there.ids and opened.signature is None:
-        ran = board.run("activate", "--json", "--", name, opened.id, seconds=_INSTALL_SECONDS)
+        words = ("activate", "--json", "--", there.name, opened.id)
+        ran = board.run(*words, seconds=_INSTALL_SECONDS)
         status = "unchanged"
     else:
-        options = [*([f"--as={name}"] if order.name else [])]
+        options = [*([f"--as={order.name}"] if order.name else [])]
         options += ["--allow-downgrade"] if order.allow_downgrade else []
         ran = board.run(
             *("install", "--json", *options, "-"), stdin=order.bundle, seconds=_INSTALL_SECONDS
@@ -174,6 +173,7 @@ def _install(
 class _Listing:
     """What a board has of bundles of one name."""
 
+    name: str
     state: str
     """The store's folder there."""
     ids: tuple[str, ...]
@@ -187,7 +187,7 @@ def _list(board: Board, name: str) -> _Listing:
         said = json.loads(ran.stdout)
         rows = [row for row in said["bundles"] if row["name"] == name]
         kept = [e["id"] for row in rows for e in (row["active"], row["previous"]) if e is not None]
-        return _Listing(str(said["state"]), tuple(kept))
+        return _Listing(name, str(said["state"]), tuple(kept))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BoardError(
             f"{board.address}: its edgedistill-run list answers strangely; install the same "
@@ -195,11 +195,12 @@ def _list(board: Board, name: str) -> _Listing:
         ) from None
 
 
-def _serve(order: Order, name: str, board: Board, state: str) -> None:
+def _serve(arguments: Sequence[str], board: Board, there: _Listing) -> None:
     """Raises BoardError if the board cannot; what was installed stays so."""
-    words = ("service", name, "--install", "--now", *(order.service or ()))
+    words = ("service", there.name, "--install", "--now", *arguments)
+    root = {"EDGEDISTILL_STATE": there.state}
     try:
-        ran = board.run(*words, seconds=_INSTALL_SECONDS, root={"EDGEDISTILL_STATE": state})
+        ran = board.run(*words, seconds=_INSTALL_SECONDS, root=root)
         why = ran.sentence if ran.exit_code else ""
     except BoardError as error:
         why = str(error)

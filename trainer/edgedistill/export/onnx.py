@@ -70,17 +70,17 @@ def _registered_once() -> Iterator[None]:
     except (ImportError, KeyError):
         yield
         return
-    table: Any = ONNXRegistry
-    table.from_torchlib = _kept(table)
+    registry: Any = ONNXRegistry
+    registry.from_torchlib = _kept(registry)
     try:
         yield
     finally:
-        table.from_torchlib = original
+        registry.from_torchlib = original
 
 
 @cache
-def _kept(table: Any) -> Any:
-    return staticmethod(cache(table.from_torchlib))
+def _kept(registry: Any) -> Any:
+    return staticmethod(cache(registry.from_torchlib))
 
 
 def inputs_of(model: bytes) -> dict[str, str]:
